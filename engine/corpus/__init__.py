@@ -1,0 +1,1 @@
+"""Readers → tokenised windows → durable, replayable log."""

@@ -1,0 +1,1 @@
+"""The state: marginals, pair tables, ledger; and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Model and SAEs: a batch of windows → SparseBatch."""
