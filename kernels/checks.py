@@ -1,0 +1,64 @@
+"""What every kernel demands of its arguments, checked once in front of all implementations.
+
+A kernel writes through raw pointers: a wrong dtype or a view with strides would not fail but corrupt a table. Each check raises
+ValueError that names the argument, what it is and what it must be.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.csr import Csr
+
+MAX_ENTRIES = 2**31 - 1  # offsets are int32: a batch of 65,536 tokens stays below up to L0 = 32,767
+
+
+def check_tensor(
+    name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], shape: tuple[int | None, ...], device: torch.device
+) -> None:
+    """`shape` has None where any length will do."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} is a {type(tensor).__name__}, it must be a tensor")
+    if tensor.dtype not in dtypes:
+        raise ValueError(f"{name} is {_short(tensor.dtype)}, it must be {' or '.join(map(_short, dtypes))}")
+    right = len(shape) == tensor.ndim and all(want is None or want == have for want, have in zip(shape, tensor.shape, strict=True))
+    if not right:
+        wanted = ", ".join("any" if length is None else str(length) for length in shape)
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, it must be [{wanted}]")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, it must be on {device} like the other arguments")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} is not contiguous (strides {list(tensor.stride())}), it must be")
+
+
+def check_dense(dense: Tensor) -> None:
+    """float32 [T, D] with at most 2^31 - 1 entries that could be kept."""
+    check_tensor("dense", dense, (torch.float32,), (None, None), dense.device)
+
+
+def check_csr(name: str, sparse: Csr, device: torch.device, tokens: int | None = None) -> None:
+    """Types and lengths of the three arrays; the kernels themselves refuse features out of range where that costs nothing."""
+    check_tensor(f"{name}.offsets", sparse.offsets, (torch.int32,), (None if tokens is None else tokens + 1,), device)
+    if sparse.offsets.shape[0] == 0:
+        raise ValueError(f"{name}.offsets is empty, it must have one entry more than there are tokens")
+    check_tensor(f"{name}.features", sparse.features, (torch.int32,), (None,), device)
+    check_tensor(f"{name}.values", sparse.values, (torch.float32,), (sparse.features.shape[0],), device)
+
+
+def check_tables(
+    up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
+) -> None:
+    """All arguments of `accumulate`."""
+    device = counts.device
+    check_tensor("counts", counts, (torch.int32, torch.int64), (None, None), device)
+    features_up, features_down = counts.shape
+    check_tensor("products", products, (torch.float64,), (features_up, features_down), device)
+    check_csr("up", up, device)
+    check_csr("down", down, device, tokens=up.tokens)
+    if up_thresholds is not None:
+        check_tensor("up_thresholds", up_thresholds, (torch.float32, torch.float64), (features_up,), device)
+    if down_thresholds is not None:
+        check_tensor("down_thresholds", down_thresholds, (torch.float32, torch.float64), (features_down,), device)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,28 @@
+"""Splits the work of a CPU kernel over as many threads as torch is allowed to use.
+
+The compiled kernels release the GIL, so plain Python threads do. numba's own `parallel=True` was not taken: its default layer
+(workqueue) aborts the process when two of our threads (counting and live queries) enter it at the same time.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+_pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="kernel")
+
+
+def threads_for(work: int, least: int) -> int:
+    """How many threads `work` units are worth when one thread should have `least` of them; at most `torch.get_num_threads()`."""
+    return max(1, min(torch.get_num_threads(), work // least))
+
+
+def run_split(parts: list[Callable[[], Result]]) -> list[Result]:
+    """Runs the parts at the same time, the first on the calling thread; results in the order of the parts."""
+    others = [_pool.submit(part) for part in parts[1:]]
+    first = parts[0]()
+    return [first, *(other.result() for other in others)]

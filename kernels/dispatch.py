@@ -1,0 +1,53 @@
+"""The one place that picks an implementation: by the device of the tensors, nothing else.
+
+Triton is imported when the first CUDA tensor arrives, numba when the first CPU tensor does.
+"""
+
+import numpy as np
+from torch import Tensor
+
+from kernels.checks import check_dense, check_tables
+from kernels.csr import Csr
+
+
+def compact(dense: Tensor) -> Csr:
+    """The active features of a SAE's dense output.
+
+    dense: float32 [T, D], contiguous. Returns a Csr of T tokens with every entry that is not <= 0, features ascending within a
+    token; NaN and +inf come through, so that the caller can find them. ValueError names what does not fit.
+    """
+    check_dense(dense)
+    if dense.device.type == "cuda":
+        from kernels.gpu.compact import compact as implementation
+    else:
+        from kernels.cpu.compact import compact as implementation
+    return implementation(dense)
+
+
+def accumulate(
+    up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
+) -> None:
+    """Adds a batch of T tokens to the tables of one layer pair, in place.
+
+    counts[i, j] (int32 or int64 [Du, Dd]) grows by the number of tokens with a > up_thresholds[i] and b > down_thresholds[j];
+    products[i, j] (float64 [Du, Dd]) by the sum of a·b over all tokens. Thresholds are float [Du] and [Dd]; None means all zero and
+    is the fast path, because every value of a Csr is > 0. Values must be finite. Counts are exact in any order of batches, products
+    within 1e-6 of float64; on the CPU the same batch gives the same bits. The caller promotes int32 tables before 2^31 - 1.
+    ValueError names what does not fit.
+    """
+    check_tables(up, down, up_thresholds, down_thresholds, counts, products)
+    if counts.device.type == "cuda":
+        from kernels.gpu.accumulate import accumulate as implementation
+    else:
+        from kernels.cpu.accumulate import accumulate as implementation
+    implementation(up, down, up_thresholds, down_thresholds, counts, products)
+
+
+def segmented_topk(offsets: Tensor | np.ndarray, scores: Tensor | np.ndarray, k: int) -> Tensor | np.ndarray:
+    """int64 [G, k]: positions of each group's k best scores, best first; see `kernels.cpu.topk`.
+
+    Views rank their tables on the host, so this one has no GPU form: device tensors are refused by numpy's conversion.
+    """
+    from kernels.cpu.topk import segmented_topk as implementation
+
+    return implementation(offsets, scores, k)

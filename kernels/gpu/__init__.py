@@ -1,0 +1,1 @@
+"""The CUDA form of each kernel (Triton)."""

@@ -1,0 +1,55 @@
+"""The slow, obvious form of every kernel: what the fast ones are tested against, with the same signatures.
+
+Everything is done densely and in float64, so memory is T x D and Du x Dd: small shapes only.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.csr import Csr
+
+
+def compact(dense: Tensor) -> Csr:
+    """Every entry of `dense` (float32 [T, D]) that is not <= 0, in order."""
+    kept = ~(dense <= 0)
+    tokens, features = kept.nonzero(as_tuple=True)
+    offsets = torch.zeros(dense.shape[0] + 1, dtype=torch.int32, device=dense.device)
+    offsets[1:] = kept.sum(dim=1).cumsum(dim=0)
+    return Csr(offsets, features.to(torch.int32), dense[tokens, features])
+
+
+def densify(sparse: Csr, features: int) -> Tensor:
+    """float64 [T, features] with the values of `sparse` and zeros."""
+    dense = torch.zeros(sparse.tokens, features, dtype=torch.float64, device=sparse.values.device)
+    lengths = sparse.offsets.diff().to(torch.int64)
+    rows = torch.repeat_interleave(torch.arange(sparse.tokens, device=lengths.device), lengths)
+    dense[rows, sparse.features.to(torch.int64)] = sparse.values.to(torch.float64)
+    return dense
+
+
+def accumulate(
+    up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
+) -> None:
+    """Adds to counts [Du, Dd] the tokens on which both features are above their thresholds, and to products [Du, Dd] the sum of a·b."""
+    a = densify(up, counts.shape[0])
+    b = densify(down, counts.shape[1])
+    a_active = a > (0 if up_thresholds is None else up_thresholds.to(torch.float64))
+    b_active = b > (0 if down_thresholds is None else down_thresholds.to(torch.float64))
+    # Joint counts are below 2^53, so the float64 product is exact.
+    counts += (a_active.to(torch.float64).T @ b_active.to(torch.float64)).to(counts.dtype)
+    products += a.T @ b
+
+
+def segmented_topk(offsets: Tensor | np.ndarray, scores: Tensor | np.ndarray, k: int) -> Tensor | np.ndarray:
+    """int64 [G, k]: positions of each group's k best scores, best first, ties to the smaller position, NaN never, -1 where fewer."""
+    bounds = np.asarray(offsets)
+    values = np.asarray(scores)
+    best = np.full((len(bounds) - 1, k), -1, dtype=np.int64)
+    for group, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        candidates = [position for position in range(start, end) if not math.isnan(values[position])]
+        candidates.sort(key=lambda position: (-values[position], position))
+        best[group, : len(candidates[:k])] = candidates[:k]
+    return torch.from_numpy(best) if isinstance(scores, Tensor) else best
