@@ -1,0 +1,135 @@
+"""The ledger: what of each upload is in the counts, and what was set aside. Exact, and saved with the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from engine.counts.documents import DocumentSet
+from engine.counts.part import FramedPart, Place
+from engine.counts.shape import RunShape
+
+if TYPE_CHECKING:
+    from engine.corpus.segment import Piece
+    from engine.encoder.batch import SparseBatch
+    from engine.encoder.encoder import SetAside
+
+REASONS_KEPT = 3
+"""Different reasons kept per upload: one bad exporter gives the same reason for every document, and a client reads the first."""
+
+
+@dataclass
+class Account:
+    """One upload: tokens in the counts, documents whose end was reached, and what was set aside (that is not in the counts)."""
+
+    tokens_counted: int = 0
+    documents: DocumentSet = field(default_factory=DocumentSet)
+    set_aside_tokens: int = 0
+    set_aside_documents: int = 0
+    reasons: tuple[str, ...] = ()
+    """The smallest `REASONS_KEPT` of the reasons in alphabetical order, so that they don't depend on the order of merging."""
+
+    @property
+    def documents_counted(self) -> int:
+        """Documents of which the end was reached, each once."""
+        return len(self.documents)
+
+    def add_reasons(self, reasons: Sequence[str]) -> None:
+        """Keep these too, up to the limit."""
+        self.reasons = tuple(sorted({*self.reasons, *reasons})[:REASONS_KEPT])
+
+
+class Ledger(FramedPart):
+    """Accounts per upload id, and `tokens`, all tokens in the statistics (the N of every measure)."""
+
+    kind = "ledger"
+
+    def __init__(self, shape: RunShape, place: Place) -> None:
+        self.shape, self.place = shape, place
+        self.tokens = 0
+        self.uploads: dict[str, Account] = {}
+
+    @classmethod
+    def places(cls, shape: RunShape) -> Sequence[Place]:
+        return [()]
+
+    @classmethod
+    def bytes_at(cls, shape: RunShape, place: Place) -> int:
+        return 0
+
+    @classmethod
+    def zero(cls, shape: RunShape, place: Place = ()) -> Self:
+        return cls(shape, place)
+
+    def account(self, upload: str) -> Account:
+        """The account of an upload, empty when nothing of it was counted yet."""
+        return self.uploads.get(upload) or Account()
+
+    def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
+        tokens = np.bincount(batch.pieces, minlength=len(batch.documents))
+        self.tokens += batch.tokens
+        for piece, counted in zip(batch.documents, tokens.tolist(), strict=True):
+            account = self._open(piece.upload)
+            account.tokens_counted += counted
+            if piece.last:
+                account.documents.add(piece.number)
+        for item in set_aside:
+            account = self._open(item.upload)
+            account.set_aside_tokens += item.tokens
+            account.set_aside_documents += item.documents
+            account.add_reasons([item.reason])
+
+    def finish(self, pieces: Iterable[Piece]) -> None:
+        """A segment is counted whole: every document that ends in it is done, also one that left no token in a batch (an empty
+        one, or one whose windows were all set aside). Doing it again changes nothing."""
+        for piece in pieces:
+            if piece.last:
+                self._open(piece.upload).documents.add(piece.number)
+
+    def merge(self, other: Self) -> None:
+        self.tokens += other.tokens
+        for upload, theirs in other.uploads.items():
+            mine = self._open(upload)
+            mine.tokens_counted += theirs.tokens_counted
+            mine.documents.update(theirs.documents)
+            mine.set_aside_tokens += theirs.set_aside_tokens
+            mine.set_aside_documents += theirs.set_aside_documents
+            mine.add_reasons(theirs.reasons)
+
+    def _open(self, upload: str) -> Account:
+        return self.uploads.setdefault(upload, Account())
+
+    def arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        accounts = [self.uploads[upload] for upload in sorted(self.uploads)]
+        header = {
+            "tokens": self.tokens,
+            "uploads": sorted(self.uploads),
+            "reasons": [list(account.reasons) for account in accounts],
+        }
+        numbers = [
+            (account.tokens_counted, account.set_aside_tokens, account.set_aside_documents, len(account.documents.array()))
+            for account in accounts
+        ]
+        ranges = [account.documents.array() for account in accounts]
+        return header, {
+            "accounts": np.array(numbers, dtype=np.int64).reshape(-1, 4),
+            "documents": np.concatenate([np.empty((0, 2), np.int64), *ranges]),
+        }
+
+    @classmethod
+    def from_arrays(cls, shape: RunShape, place: Place, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        part = cls(shape, place)
+        part.tokens = header["tokens"]
+        numbers = arrays["accounts"].tolist()
+        ranges = arrays["documents"].tolist()
+        at = 0
+        for upload, reasons, (tokens, aside_tokens, aside_documents, count) in zip(
+            header["uploads"], header["reasons"], numbers, strict=True
+        ):
+            documents = DocumentSet((start, end) for start, end in ranges[at : at + count])
+            part.uploads[upload] = Account(tokens, documents, aside_tokens, aside_documents, tuple(reasons))
+            at += count
+        return part

@@ -1,0 +1,134 @@
+"""The state: everything counted so far, as parts that keep one contract (`engine.counts.part`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Self, cast
+
+import torch
+
+from engine.counts import memory
+from engine.counts.ledger import Ledger
+from engine.counts.marginals import Marginals
+from engine.counts.pairs import PairTable
+from engine.counts.part import Place, StatePart
+from engine.counts.shape import INT32_LIMIT, LayerPair, RunShape, Thresholds
+from engine.counts.strongest import Strongest
+from engine.errors import DoesNotFit
+
+if TYPE_CHECKING:
+    from engine.encoder.batch import SparseBatch
+    from engine.encoder.encoder import SetAside
+
+
+class State:
+    """Marginals and strongest activation per layer, a pair table per layer pair, and the ledger.
+
+    Attributes:
+        shape: what is counted.
+        marginals: one `Marginals` per layer.
+        strongest: one `Strongest` per layer.
+        pairs: (up, down) → `PairTable`.
+        ledger: the `Ledger`.
+    """
+
+    def __init__(self, shape: RunShape, parts: Sequence[StatePart]) -> None:
+        """Parts as `parts()` lists them: every registered kind at each of its places, in that order."""
+        expected = [(kind, place) for kind, _, place in layout(shape)]
+        if [(part.kind, part.place) for part in parts] != expected:
+            raise ValueError(f"a state of this shape consists of {expected}, got {[part.name for part in parts]}")
+        self.shape = shape
+        self._parts = tuple(parts)
+        self.marginals = tuple(part for part in parts if isinstance(part, Marginals))
+        self.strongest = tuple(part for part in parts if isinstance(part, Strongest))
+        self.pairs = {cast(LayerPair, part.place): part for part in parts if isinstance(part, PairTable)}
+        (self.ledger,) = (part for part in parts if isinstance(part, Ledger))
+
+    @classmethod
+    def zero(
+        cls,
+        dictionaries: Sequence[int],
+        pairs: Sequence[LayerPair] | None = None,
+        threshold: Thresholds = 0.0,
+        device: str | torch.device = "cpu",
+        *,
+        count_limit: int = INT32_LIMIT,
+        available: int | None = None,
+    ) -> Self:
+        """The state before any token.
+
+        Args:
+            dictionaries: features per layer.
+            pairs: layer pairs (up, down); None = the adjacent ones.
+            threshold: a feature is active where its activation is above this: one number, or an array `[D]` per layer.
+            device: where the tables are, "cpu" or "cuda".
+            count_limit: int32 pair counts become int64 before one could pass this.
+            available: bytes of memory there are; None = ask the machine.
+
+        Raises:
+            BadInput: a size, pair or threshold that no run can have.
+            DoesNotFit: the tables need more memory than there is.
+        """
+        return cls.of_shape(RunShape.of(dictionaries, pairs, threshold, device, count_limit), available=available)
+
+    @classmethod
+    def of_shape(cls, shape: RunShape, *, available: int | None = None) -> Self:
+        """The zero state of a shape; errors as `zero`."""
+        needed = bytes_needed(shape)
+        sizes = ", ".join(map(str, shape.dictionaries))
+        what = f"the statistics of {len(shape.pairs)} layer pairs over dictionaries of {sizes} features"
+        memory.require(needed, shape.device, what, available)
+        return cls(shape, [part.zero(shape, place) for _, part, place in layout(shape)])
+
+    @property
+    def tokens(self) -> int:
+        """N: tokens that entered the statistics."""
+        return self.ledger.tokens
+
+    def parts(self) -> Iterator[StatePart]:
+        """All parts, in a fixed order."""
+        return iter(self._parts)
+
+    def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
+        """Count a batch in every part.
+
+        Raises:
+            DoesNotFit: the batch has another number of layers, or a table that must become int64 no longer fits the memory.
+                Nothing of the batch is counted then.
+        """
+        if len(batch.layers) != len(self.shape.dictionaries):
+            raise DoesNotFit(f"a batch of {len(batch.layers)} layers for a state of {len(self.shape.dictionaries)}")
+        for part in self._parts:
+            part.make_room(batch)
+        for part in self._parts:
+            part.add(batch, set_aside)
+
+    def merge(self, other: State) -> None:
+        """Add what another state of the same shape has counted; it stays as it is.
+
+        Raises:
+            DoesNotFit: dictionaries, pairs or thresholds differ.
+        """
+        if not self.shape.same_counts_as(other.shape):
+            raise DoesNotFit(
+                f"states can be merged when dictionaries, layer pairs and thresholds are equal: {_words(self.shape)} and "
+                f"{_words(other.shape)}"
+            )
+        for mine, theirs in zip(self._parts, other._parts, strict=True):
+            mine.merge(theirs)
+
+
+def layout(shape: RunShape) -> list[tuple[str, type[StatePart], Place]]:
+    """Every part that a state of this shape has: kind, class, place. Sorted by kind, then in the order of the places."""
+    kinds = sorted(StatePart.registered.items())
+    return [(kind, part, place) for kind, part in kinds for place in part.places(shape)]
+
+
+def bytes_needed(shape: RunShape) -> int:
+    """Memory in bytes of a zero state of this shape (pair counts as int32)."""
+    return sum(part.bytes_at(shape, place) for _, part, place in layout(shape))
+
+
+def _words(shape: RunShape) -> str:
+    thresholds = ["0" if array is None else f"{float(array.min()):g}…{float(array.max()):g}" for array in shape.thresholds]
+    return f"dictionaries {list(shape.dictionaries)} with pairs {list(shape.pairs)} and thresholds {thresholds}"
