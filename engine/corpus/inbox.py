@@ -1,0 +1,342 @@
+"""The inbox: where the API lays down what arrives, and where the engine finds it.
+
+    inbox/uploads/<id>/manifest.json, body    taken: whole, synced, acknowledged
+    inbox/incoming/<random>/body              arriving, or left by a crash
+    inbox/keys/<hash>                         held (flock) while a body with that idempotency key is arriving
+    inbox/writer.lock, commit.lock
+
+1. `receive` opens a folder under incoming/ and claims the idempotency key.
+2. `write` appends to the body there, hashes it, and runs the check over it.
+3. `commit` ends the check, syncs the body, writes the manifest beside it, and renames the folder into uploads/: the upload exists
+   from that rename on. The id is made there, under a lock: ids sort by arrival, and none ever appears below one already seen.
+
+A crash before the rename leaves nothing but a folder in incoming/, which the next writer deletes. Duplicates are recognised by the
+sender's key and never by content: identical text is counted as often as it is sent.
+"""
+
+from __future__ import annotations
+
+import bisect
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from engine import durable
+from engine.corpus.body import BodyCheck
+from engine.errors import BadInput, Busy, Conflict, DamagedFile
+
+Route = Literal["corpora", "activations"]
+CORPUS_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: sorts as it counts
+_ID_LENGTH = 26
+_SETTLED_NS = 100_000_000  # a folder's mtime moves in ticks of up to 10 ms: a younger one may hide a second change in its tick
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What is known of an upload when it is acknowledged."""
+
+    id: str  # 26 characters, sorts by arrival
+    route: Route
+    corpus: str
+    key: str | None  # the sender's idempotency key
+    sha256: str  # of the body
+    media_type: str
+    bytes: int
+    documents: int
+    received_at: float  # unix seconds
+
+
+class _Claim(NamedTuple):
+    """An idempotency key that is arriving: a file under keys/ and the descriptor that holds its flock."""
+
+    path: Path
+    descriptor: int
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)  # while it is held: whoever opened it before finds another inode and tries again
+        os.close(self.descriptor)
+
+
+class Inbox:
+    """Uploads under `root`. The API process receives, the engine reads; both through an object of this class, from any thread."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._uploads, self._incoming, self._keys = root / "uploads", root / "incoming", root / "keys"
+        for folder in (self._uploads, self._incoming, self._keys):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._manifests: list[Manifest] = []
+        self._by_id: dict[str, Manifest] = {}
+        self._by_key: dict[tuple[str, str], Manifest] = {}
+        self._seen_mtime = -1
+        self._writer: int | None = None
+
+    # reading
+
+    def manifests(self, after: str = "") -> list[Manifest]:
+        """The uploads that arrived after the one with id `after`, in order of arrival. Costs one `stat` when nothing is new."""
+        with self._lock:
+            self._refresh()
+            return self._manifests[bisect.bisect_right(self._manifests, after, key=lambda manifest: manifest.id) :]
+
+    def get(self, upload_id: str) -> Manifest | None:
+        with self._lock:
+            if upload_id not in self._by_id:
+                self._refresh()
+            return self._by_id.get(upload_id)
+
+    def body(self, upload_id: str) -> Path:
+        """Where the body of an acknowledged upload lies."""
+        return self._uploads / upload_id / "body"
+
+    # writing
+
+    def receive(self, corpus: str, media_type: str, route: Route, key: str | None, check: BodyCheck) -> Receiving:
+        """Begin to take a body; use it as a context: what is not committed at its end is gone.
+
+        Raises:
+            BadInput: a corpus name that is not 1–64 of letters, digits, dot, dash, underscore, or an empty or endless key.
+            Busy: a body with this key is arriving right now.
+            Conflict: this key was used for another corpus or content type on this route (other content is found at `commit`).
+            StorageFull: the disk is full.
+        """
+        if not CORPUS_NAME.fullmatch(corpus):
+            raise BadInput(f"corpus name {corpus!r}: it must be 1 to 64 letters, digits, dots, dashes or underscores")
+        if key is not None and not 1 <= len(key) <= 255:
+            raise BadInput(f"an idempotency key has 1 to 255 characters, this one has {len(key)}")
+        self._become_writer()
+        claim = None if key is None else self._claim(route, key)
+        try:
+            with self._lock:
+                self._refresh()
+                known = None if key is None else self._by_key.get((route, key))
+            if known is not None and (known.corpus, known.media_type) != (corpus, media_type):
+                raise Conflict(
+                    f"idempotency key {key!r} belongs to upload {known.id}: {known.media_type} for corpus {known.corpus!r}; "
+                    f"this is {media_type} for corpus {corpus!r}"
+                )
+            return Receiving(self, corpus, media_type, route, key, check, known, claim)
+        except BaseException:
+            if claim is not None:
+                claim.release()
+            raise
+
+    def _refresh(self) -> None:
+        """Read the manifests that are new. Called with the lock held."""
+        mtime = os.stat(self._uploads).st_mtime_ns
+        if mtime == self._seen_mtime:
+            return
+        settled = time.time_ns() - mtime > _SETTLED_NS
+        fresh = [entry.name for entry in os.scandir(self._uploads) if entry.name not in self._by_id]
+        for upload_id in sorted(name for name in fresh if len(name) == _ID_LENGTH):
+            self._add(_read_manifest(self._uploads / upload_id / "manifest.json"))
+        self._seen_mtime = mtime if settled else -1
+
+    def _add(self, manifest: Manifest) -> None:
+        self._by_id[manifest.id] = manifest
+        bisect.insort(self._manifests, manifest, key=lambda manifest: manifest.id)
+        if manifest.key is not None:
+            self._by_key[manifest.route, manifest.key] = manifest
+
+    def _become_writer(self) -> None:
+        """Writers share a lock for as long as they live; whoever finds himself alone first clears what a crash has left."""
+        with self._lock:
+            if self._writer is not None:
+                return
+            lock = os.open(self.root / "writer.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # another writer lives: what lies in incoming/ may be his
+            else:
+                for left in self._incoming.iterdir():
+                    shutil.rmtree(left)
+                for left in self._keys.iterdir():
+                    left.unlink()
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            self._writer = lock
+
+    def close(self) -> None:
+        """Give the writer's lock back (it also goes with the process)."""
+        with self._lock:
+            if self._writer is not None:
+                os.close(self._writer)
+                self._writer = None
+
+    def _claim(self, route: Route, key: str) -> _Claim:
+        path = self._keys / hashlib.sha256(f"{route}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
+        while True:
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+                    return _Claim(path, descriptor)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise Busy(f"a body with idempotency key {key!r} is still arriving; ask again when it has") from None
+            except FileNotFoundError:
+                pass  # its last holder deleted the file between our open and our flock
+            os.close(descriptor)
+
+    @contextmanager
+    def _committing(self) -> Iterator[str]:
+        """Yield the next id, with every other commit kept out until its folder is in its place."""
+        with self._lock, open(self.root / "commit.lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._refresh()
+            yield _next_id(self._manifests[-1].id if self._manifests else "")
+
+
+class Receiving:
+    """A body on its way in. `commit` answers for it; leaving the context without that is `abort`."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        corpus: str,
+        media_type: str,
+        route: Route,
+        key: str | None,
+        check: BodyCheck,
+        known: Manifest | None,
+        claim: _Claim | None,
+    ) -> None:
+        self._inbox, self._corpus, self._media_type, self._route, self._key = inbox, corpus, media_type, route, key
+        self._check, self._known, self._claim = check, known, claim
+        self._hash, self.bytes = hashlib.sha256(), 0
+        self.repeated = known is not None
+        """The key is known: the body is compared, not stored."""
+        self._folder: Path | None = None
+        self._body: durable.PendingFile | None = None
+        if known is None:
+            folder = inbox._incoming / secrets.token_hex(8)
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise durable.storage_error(error, folder) from error
+            self._folder = folder
+            try:
+                self._body = durable.PendingFile(folder / "body")
+            except BaseException:
+                self._remove_folder()
+                raise
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes. Raises BadInput, TooLarge (the check) or StorageFull; nothing of the upload is left then."""
+        self._hash.update(chunk)
+        self.bytes += len(chunk)
+        if self._body is None:
+            return
+        try:
+            self._check.feed(chunk)
+            self._body.write(chunk)
+        except BaseException:
+            self.abort()
+            raise
+
+    def commit(self) -> Manifest:
+        """Take the upload: it is durable when this returns. Blocks for the disk: call it from a thread.
+
+        Returns:
+            its manifest; the existing one if the same key came with the same content before (`repeated`).
+
+        Raises:
+            Conflict: the key was used for other content.
+            BadInput, TooLarge, StorageFull: as `write`.
+        """
+        try:
+            if self._known is not None:
+                return self._same_as_before(self._known)
+            assert self._folder is not None and self._body is not None, "already committed or aborted"
+            self._body.commit()
+            documents = self._check.finish(self._folder / "body")
+            with self._inbox._committing() as upload_id:
+                manifest = Manifest(
+                    id=upload_id,
+                    route=self._route,
+                    corpus=self._corpus,
+                    key=self._key,
+                    sha256=self._hash.hexdigest(),
+                    media_type=self._media_type,
+                    bytes=self.bytes,
+                    documents=documents,
+                    received_at=time.time(),
+                )
+                durable.write_file(self._folder / "manifest.json", [msgspec.json.encode(manifest)])
+                self._move_to(self._inbox._uploads / upload_id)
+                self._inbox._add(manifest)
+            return manifest
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Forget the body; after `commit` this does nothing."""
+        if self._body is not None:
+            self._body.abort()
+            self._body = None
+        self._remove_folder()
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    def _same_as_before(self, known: Manifest) -> Manifest:
+        if known.sha256 != self._hash.hexdigest():
+            raise Conflict(
+                f"idempotency key {known.key!r} belongs to upload {known.id} with other content "
+                f"({known.bytes:,} bytes, sha256 {known.sha256[:12]}…; this is {self.bytes:,} bytes, {self._hash.hexdigest()[:12]}…)"
+            )
+        return known
+
+    def _move_to(self, target: Path) -> None:
+        assert self._folder is not None
+        try:
+            durable.disk.rename(self._folder, target)
+            self._folder = None
+            durable.disk.sync_folder(target.parent)
+        except OSError as error:
+            raise durable.storage_error(error, target) from error
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def __enter__(self) -> Receiving:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (msgspec.DecodeError, FileNotFoundError) as error:
+        raise DamagedFile(f"{path} is not a manifest that saestream wrote: {error}") from error
+
+
+def _next_id(last: str) -> str:
+    """48 bits of milliseconds and 80 random bits (a ULID); one more than `last` if the clock is not ahead of it."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    if last:
+        value = max(value, _decode(last) + 1)
+    return "".join(_ALPHABET[value >> shift & 31] for shift in range(5 * (_ID_LENGTH - 1), -1, -5))
+
+
+def _decode(upload_id: str) -> int:
+    value = 0
+    for character in upload_id:
+        value = value << 5 | _ALPHABET.index(character)
+    return value
