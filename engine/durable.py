@@ -146,7 +146,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
 
 
 def remove_partial(folder: Path) -> int:
-    """Delete what a crash left half-written in `folder`; call it at the start, before anyone writes. Returns how many there were."""
+    """Delete what a crash left half-written in `folder` and return how many; call it at the start, before anyone writes."""
     left = [path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(PARTIAL)]
     for path in left:
         path.unlink(missing_ok=True)
@@ -184,7 +184,7 @@ def framed_chunks(magic: bytes, version: int, header: Any, arrays: Mapping[str, 
     yield head
     for array in stored.values():
         padding = bytes(_aligned(position) - position)
-        payload = memoryview(array.reshape(-1).view(np.uint8))
+        payload = array.reshape(-1).view(np.uint8).data
         crc = zlib.crc32(payload, zlib.crc32(padding, crc))
         position += len(padding) + len(payload)
         yield padding

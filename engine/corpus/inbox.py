@@ -213,7 +213,8 @@ class Receiving:
         known: Manifest | None,
         claim: _Claim | None,
     ) -> None:
-        self._inbox, self._corpus, self._media_type, self._route, self._key = inbox, corpus, media_type, route, key
+        self._inbox, self._corpus, self._media_type, self._key = inbox, corpus, media_type, key
+        self._route: Route = route
         self._check, self._known, self._claim = check, known, claim
         self._hash, self.bytes = hashlib.sha256(), 0
         self.repeated = known is not None
@@ -295,7 +296,7 @@ class Receiving:
         if known.sha256 != self._hash.hexdigest():
             raise Conflict(
                 f"idempotency key {known.key!r} belongs to upload {known.id} with other content "
-                f"({known.bytes:,} bytes, sha256 {known.sha256[:12]}…; this is {self.bytes:,} bytes, {self._hash.hexdigest()[:12]}…)"
+                f"({known.bytes:,} bytes, sha256 {known.sha256[:12]}…; these are {self.bytes:,}, {self._hash.hexdigest()[:12]}…)"
             )
         return known
 

@@ -5,9 +5,9 @@ Two kinds, one kind per segment:
 - `TokenSegment`: token ids, cut into windows for the model;
 - `ActivationSegment`: sparse activations that were computed elsewhere and pushed.
 
-Both are made of *pieces* (a run of tokens of one document) and of *units* (what is counted or set aside as a whole: a window, or a
-pushed frame of at most `UNIT_TOKENS` tokens). A unit lies in one piece, units lie in the order of the tokens. The position of a token
-in the log is `first_position` + its index in the segment.
+Both are made of *pieces* (a run of tokens of one document) and of *units* (what is counted or set aside as a whole: a window, or
+at most `UNIT_TOKENS` tokens of a pushed frame). A unit lies in one piece, units lie in the order of the tokens. The position of a
+token in the log is `first_position` + its index in the segment.
 """
 
 from __future__ import annotations
