@@ -1,0 +1,143 @@
+"""Make the embedded default: `python -m engine.demo.train --out engine/demo`, offline, under an hour on two cores.
+
+1. Read the documents of both corpora (`engine.demo.text`); one in twenty is held out.
+2. Train the tokenizer and the model (`train_model`), save them in `model/`.
+3. Load the model back from disk, capture its residuals, train an SAE per hook point (`train_saes`), save them in `saes/`.
+4. Measure all of it on held-out documents, and write `REPORT.json`.
+
+Everything starts from one seed. The text is what this installation carries, so other versions of the packages give other weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import random
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.logging import RichHandler
+
+from engine.demo import text
+
+log = logging.getLogger("engine.demo.train")
+
+# Without these glibc returns every large buffer to the kernel and takes it back a moment later: a factor of 3 to 5 in page faults.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
+PACKAGES = ("torch", "transformers", "tokenizers", "sae-lens", "transformer-lens", "numpy", "scipy", "pandas")
+
+
+def train(out: Path, model_tokens: int, sae_tokens: int, sae_samples: int, threads: int, seed: int) -> dict[str, Any]:
+    """Make the model and its SAEs in `out`, and return the report that `REPORT.json` holds.
+
+    Args:
+        out: receives `model/`, `saes/<hook name>/` and `REPORT.json`.
+        model_tokens: tokens that the language model sees in training.
+        sae_tokens: tokens whose residuals are kept in memory for the SAEs (3.6 kB each).
+        sae_samples: tokens that each SAE sees in training (more than `sae_tokens`: several epochs).
+        threads: torch's CPU threads.
+        seed: of everything random.
+    """
+    import torch  # 2 s, and transformer_lens and sae_lens below 7 s: after the arguments are known to be right
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from engine.demo import train_model, train_saes
+
+    torch.set_num_threads(threads)
+    started = time.monotonic()
+    train_texts, test_texts = _split()
+    tokenizer = train_model.train_tokenizer(train_texts)
+    windows = train_model.windows_of(tokenizer, train_texts)
+    test = {corpus: train_model.windows_of(tokenizer, texts) for corpus, texts in test_texts.items()}
+    all_test = [window for part in test.values() for window in part]
+    tokens = sum(len(window) - 1 for window in windows)
+    log.info("%d documents, %.2f M tokens in %d windows", len(train_texts), tokens / 1e6, len(windows))
+    model = train_model.train_model(windows, model_tokens, seed)
+    train_model.save(model, tokenizer, out / "model")
+    report: dict[str, Any] = {
+        "documents": len(train_texts),
+        "tokens_available": tokens,
+        "model_tokens": model_tokens,
+        "perplexity": train_model.perplexity(model, all_test),
+        "perplexity_by_corpus": {corpus: train_model.perplexity(model, part) for corpus, part in test.items()},
+        "unigram_perplexity": train_model.unigram_perplexity(windows, all_test),
+        "held_out_tokens": sum(len(window) - 1 for window in all_test),
+        "model_minutes": (time.monotonic() - started) / 60,
+    }
+    log.info("perplexity %.1f, unigram %.1f", report["perplexity"], report["unigram_perplexity"])
+
+    bridge = TransformerBridge.boot_transformers(str(out / "model"), device="cpu")
+    captured = train_saes.capture(bridge, _first_tokens(windows, sae_tokens, seed))
+    held_out = train_saes.capture(bridge, _first_tokens(all_test, 200_000, seed))
+    report["sae_tokens"], report["sae_samples"], report["saes"] = sae_tokens, sae_samples, {}
+    for hook in train_saes.HOOKS:
+        folder = out / "saes" / hook
+        begun = time.monotonic()
+        train_saes.save_sae(train_saes.train_sae(hook, captured.pop(hook), sae_samples, seed), folder)
+        row = train_saes.measure(train_saes.SAE.load_from_disk(folder), held_out[hook])
+        report["saes"][hook] = row | {"minutes": (time.monotonic() - begun) / 60}
+        log.info("%s: %s", hook, {name: round(value, 3) for name, value in report["saes"][hook].items()})
+    report["minutes"] = (time.monotonic() - started) / 60
+    report["bytes"] = sum(path.stat().st_size for part in ("model", "saes") for path in (out / part).rglob("*.*"))
+    report["versions"] = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    report["seed"], report["threads"] = seed, threads
+    (out / "REPORT.json").write_text(json.dumps(_rounded(report), indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def main() -> None:
+    """Parse the command line, put the malloc settings in place, and train."""
+    parser = argparse.ArgumentParser(description="Train the demo model and its SAEs from this installation's documentation.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model-tokens", type=int, default=7_000_000)
+    parser.add_argument("--sae-tokens", type=int, default=1_000_000)
+    parser.add_argument("--sae-samples", type=int, default=2_500_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if not MALLOC.keys() <= os.environ.keys():  # glibc reads them when a process starts
+        os.execve(sys.executable, [sys.executable, "-m", "engine.demo.train", *sys.argv[1:]], MALLOC | dict(os.environ))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="[%X]", handlers=[RichHandler(show_path=False)])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    report = train(**vars(arguments))
+    log.info("done in %.1f minutes, %.1f MB", report["minutes"], report["bytes"] / 1e6)
+
+
+def _split() -> tuple[list[str], dict[str, list[str]]]:
+    """All training documents in one list, and the held-out ones by corpus."""
+    train_texts: list[str] = []
+    test_texts: dict[str, list[str]] = {corpus: [] for corpus in text.CORPORA}
+    for corpus in text.CORPORA:
+        for document in text.documents(corpus):
+            (test_texts[corpus] if text.held_out(document) else train_texts).append(document)
+    return train_texts, test_texts
+
+
+def _first_tokens(windows: list[Any], tokens: int, seed: int) -> list[Any]:
+    """As many windows, in random order, as hold at most `tokens` tokens."""
+    order = list(windows)
+    random.Random(seed).shuffle(order)
+    kept, total = [], 0
+    for window in order:
+        total += len(window) - 1
+        if total > tokens:
+            break
+        kept.append(window)
+    return kept
+
+
+def _rounded(value: Any) -> Any:
+    """The report with four decimals: more would change with every run's threads."""
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
