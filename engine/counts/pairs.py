@@ -96,8 +96,11 @@ class PairTable(StatePart):
 
     def blocks(self) -> Sequence[slice]:
         """The table's rows in slices of about `BLOCK_CELLS` cells."""
-        rows, columns = self.counts.shape
-        step = max(1, BLOCK_CELLS // columns)
+        return self.blocks_of(max(1, BLOCK_CELLS // self.counts.shape[1]))
+
+    def blocks_of(self, step: int) -> Sequence[slice]:
+        """The table's rows in slices of `step` rows, the last one shorter."""
+        rows = self.counts.shape[0]
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
     def save(self, path: Path) -> int:

@@ -50,7 +50,12 @@ class StatePart(ABC):
     @property
     def name(self) -> str:
         """The part's name and that of its file: `marginals-3`, `pairs-3-4`, `ledger`."""
-        return "-".join([self.kind, *map(str, self.place)])
+        return self.name_at(self.place)
+
+    @classmethod
+    def name_at(cls, place: Place) -> str:
+        """The name of such a part at a place."""
+        return "-".join([cls.kind, *map(str, place)])
 
     @classmethod
     @abstractmethod
@@ -104,15 +109,13 @@ class FramedPart(StatePart):
 
     def save(self, path: Path) -> int:
         header, arrays = self.arrays()
-        write_framed(path, MAGIC, VERSION, {**header, "part": self.name}, arrays)
-        return path.stat().st_size
+        return write_framed(path, MAGIC, VERSION, {**header, "part": self.name}, arrays)
 
     @classmethod
     def load(cls, shape: RunShape, place: Place, path: Path) -> Self:
         header, arrays = read_framed(path, MAGIC, {VERSION})
-        part = cls.from_arrays(shape, place, header, arrays)
-        require(path, "part", header.get("part"), part.name)
-        return part
+        require(path, "part", header.get("part"), cls.name_at(place))
+        return cls.from_arrays(shape, place, header, arrays)
 
 
 def require(path: Path, what: str, found: object, expected: object) -> None:

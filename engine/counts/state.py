@@ -74,11 +74,15 @@ class State:
     @classmethod
     def of_shape(cls, shape: RunShape, *, available: int | None = None) -> Self:
         """The zero state of a shape; errors as `zero`."""
-        needed = bytes_needed(shape)
+        cls.require_memory(shape, available=available)
+        return cls(shape, [part.zero(shape, place) for _, part, place in layout(shape)])
+
+    @staticmethod
+    def require_memory(shape: RunShape, *, available: int | None = None) -> None:
+        """Raise `DoesNotFit` when a state of this shape needs more memory than there is."""
         sizes = ", ".join(map(str, shape.dictionaries))
         what = f"the statistics of {len(shape.pairs)} layer pairs over dictionaries of {sizes} features"
-        memory.require(needed, shape.device, what, available)
-        return cls(shape, [part.zero(shape, place) for _, part, place in layout(shape)])
+        memory.require(bytes_needed(shape), shape.device, what, available)
 
     @property
     def tokens(self) -> int:

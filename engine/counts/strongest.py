@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoder import SetAside
 
-NOWHERE = np.iinfo(np.int64).max
-
 
 class Strongest(FramedPart):
     """Per feature of one layer.
@@ -54,28 +52,30 @@ class Strongest(FramedPart):
     def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
         """Keep what is stronger.
 
-        1. Only entries that reach the value already kept can change anything: after a few batches a handful.
-        2. Their maximum per feature, and of those that reach it the smallest position.
-        3. The result is a `Strongest` of its own, and merging it settles ties with what was there.
+        1. On the device: the entries that reach the value already kept. After a few batches these are a handful.
+        2. On the host: the winner of each feature among them, by value, then by the smaller position.
+        3. The winners are compared with what is kept.
         """
         offsets, features, values = batch.layers[self.place[0]]
-        entries = _where(values >= self.value[features])
+        entries = _where(values >= self.value.index_select(0, features))
         if not len(entries):
             return
-        features, values = features[entries].long(), values[entries]
-        tokens = torch.searchsorted(offsets, entries.to(offsets.dtype), right=True) - 1
-        positions = torch.from_numpy(batch.positions).to(self.value.device)[tokens]
-        value = torch.zeros_like(self.value).scatter_reduce_(0, features, values, "amax")
-        positions = torch.where(values == value[features], positions, NOWHERE)
-        position = torch.full_like(self.position, NOWHERE).scatter_reduce_(0, features, positions, "amin")
-        self._keep(value, position)
+        found, strength, index = (tensor.cpu().numpy() for tensor in (features[entries], values[entries], entries))
+        position = batch.positions[np.searchsorted(offsets.cpu().numpy(), index, side="right") - 1]
+        order = np.lexsort((position, -strength, found))
+        found, first = np.unique(found[order], return_index=True)
+        winners = order[first]
+        value, place = np.zeros(len(self.value), np.float32), np.full(len(self.value), -1, np.int64)
+        value[found], place[found] = strength[winners], position[winners]
+        self._keep(torch.from_numpy(value), torch.from_numpy(place))
 
     def merge(self, other: Self) -> None:
-        device = self.value.device
-        self._keep(other.value.to(device), torch.where(other.position < 0, NOWHERE, other.position).to(device))
+        self._keep(other.value, other.position)
 
     def _keep(self, value: Tensor, position: Tensor) -> None:
-        better = (value > self.value) | ((value == self.value) & (value > 0) & (position < self.position))
+        """Per feature the larger value and its position; of two equal ones the smaller position. Two zeros: both are at -1."""
+        value, position = value.to(self.value.device), position.to(self.value.device)
+        better = (value > self.value) | ((value == self.value) & (position < self.position))
         self.value = torch.where(better, value, self.value)
         self.position = torch.where(better, position, self.position)
 
@@ -91,8 +91,9 @@ class Strongest(FramedPart):
 
 
 def _where(mask: Tensor) -> Tensor:
-    """Indices of the true entries, int64. On the CPU by numpy: torch shares this out over its threads, and waited 8 ms for a
-    second core that another process held, where one thread needs 0.02 ms for 32,000 entries."""
+    """Indices of the true entries, int64. On the CPU by numpy: torch shares this out over its threads (as it does indexing by a
+    tensor, unlike `index_select`), and waited 8–10 ms for a core that another process held, where one thread needs 0.02 ms for
+    32,000 entries."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.nonzero().squeeze(1)

@@ -22,7 +22,7 @@ def rbo(list_a: Sequence[Hashable], list_b: Sequence[Hashable], p: float = 0.9) 
     if not 0.0 < p < 1.0:
         raise ValueError(f"p must be between 0 and 1, both not included, got {p}")
     short, long = sorted((list_a, list_b), key=len)
-    s, l = len(short), len(long)
+    s, k = len(short), len(long)
     for ranked in (short, long):
         if len(set(ranked)) != len(ranked):
             raise ValueError(f"a ranked list must hold each item once, got {list(ranked)}")
@@ -30,17 +30,17 @@ def rbo(list_a: Sequence[Hashable], list_b: Sequence[Hashable], p: float = 0.9) 
         return 1.0 if not long else 0.0
     shared, overlaps = 0, [0]
     seen: set[Hashable] = set()
-    for depth in range(l):
+    for depth in range(k):
         for item in {long[depth], *short[depth : depth + 1]}:
             shared += item in seen
             seen.add(item)
         if depth < s and short[depth] == long[depth]:
             shared += 1
         overlaps.append(shared)
-    x_s, x_l = overlaps[s], overlaps[l]
-    total = sum(overlaps[d] / d * p**d for d in range(1, l + 1))
-    total += sum(x_s * (d - s) / (s * d) * p**d for d in range(s + 1, l + 1))
-    value = (1 - p) / p * total + ((x_l - x_s) / l + x_s / s) * p**l
+    x_s, x_k = overlaps[s], overlaps[k]
+    total = sum(overlaps[d] / d * p**d for d in range(1, k + 1))
+    total += sum(x_s * (d - s) / (s * d) * p**d for d in range(s + 1, k + 1))
+    value = (1 - p) / p * total + ((x_k - x_s) / k + x_s / s) * p**k
     return min(1.0, max(0.0, value))
 
 

@@ -4,11 +4,11 @@ Notation, as in DESIGN: a, b the two activations at a token, active = above the 
 counts, n_ij joint count. Every function takes numbers or arrays that broadcast, computes in float64 and returns float64: NaN where
 the measure is undefined (never ±inf), and values within the measure's range, whatever rounding did.
 
-Counts are exact in float64 up to 2^53; n·n_ij − n_i·n_j is a difference of products up to n², so below n = 94,906,265 (√2^53) it is
-exact and beyond that relative to n_i·n_j within 2^-53.
+Counts are exact in float64 up to 2^53. n·n_ij − n_i·n_j is exact below n = 94,906,265 = √2^53 tokens; beyond that it is rounded to
+2^-53 of n_i·n_j, which changes phi by less than 1e-15.
 
-Sources: Jaccard, sufficiency, necessity and Pearson are the measures of Balcells et al. 2024 (arXiv 2410.08869), section 3; phi, lift
-and mutual information as in Tan, Kumar, Srivastava 2002 ("Selecting the right interestingness measure for association patterns").
+Sources: Jaccard, sufficiency, necessity and Pearson are the measures of Balcells et al. 2024 (arXiv 2410.08869); phi, lift and
+mutual information as in Tan, Kumar, Srivastava 2002 ("Selecting the right interestingness measure for association patterns").
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ def jaccard(n_up: ArrayLike, n_down: ArrayLike, joint: ArrayLike) -> Floats:
 
 
 def sufficiency(n_up: ArrayLike, joint: ArrayLike) -> Floats:
-    """P(j | i) = n_ij / n_i: how often the downstream feature fires when the upstream one does. In [0, 1]; undefined for n_i = 0."""
+    """P(j | i) = n_ij / n_i: how often the downstream feature fires when the upstream one does.
+
+    In [0, 1]; undefined when the upstream feature never fired.
+    """
     n_i, n_ij = _floats(n_up, joint)
     return _ratio(n_ij, n_i)
 
 
 def necessity(n_down: ArrayLike, joint: ArrayLike) -> Floats:
-    """P(i | j) = n_ij / n_j: how often the upstream feature fires when the downstream one does. In [0, 1]; undefined for n_j = 0."""
+    """P(i | j) = n_ij / n_j: how often the upstream feature fires when the downstream one does.
+
+    In [0, 1]; undefined when the downstream feature never fired.
+    """
     n_j, n_ij = _floats(n_down, joint)
     return _ratio(n_ij, n_j)
 

@@ -1,0 +1,236 @@
+"""Checkpoints: a state on disk together with the cursor up to which it has counted.
+
+    00000007.manifest       written last: cursor, fingerprint, shape, thresholds, and size and seal of every file below
+    00000007/pairs-3-4      a file per layer pair, block by block without the zeros (`engine.counts.table_file`)
+    00000007/marginals-3    … and per part of the state
+
+Saving number 8: its folder and files, each durable by itself; then its manifest, and with that it exists; then all but 7 and 8 is
+removed. Killed anywhere in between, the newest manifest is 7 or 8 and all its files are there. The seal of a file is its last four
+bytes, which are a checksum of the rest: a file that got into the folder of another checkpoint is noticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+
+from engine import durable
+from engine.counts.part import require
+from engine.counts.shape import RunShape
+from engine.counts.state import State, layout
+from engine.errors import DamagedFile, OtherRun
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"SAESCKPT"
+VERSION = 1
+KEPT = 2
+"""One to go on from, and the one before for the day that one is damaged."""
+SHARE = 20
+"""The next save comes after 20 times as long as the last one took: at most 5 % of the time goes into saving."""
+
+
+class Cursor(msgspec.Struct, frozen=True, order=True):
+    """What is in a state: all segments before `segment`, and of that one the first `units` units in its `unit_order`."""
+
+    segment: int
+    units: int
+
+
+class Loaded(NamedTuple):
+    """A checkpoint read back; `extra` is what the caller gave to `save`."""
+
+    state: State
+    cursor: Cursor
+    extra: bytes
+
+
+class Saved(NamedTuple):
+    """The last checkpoint written (or read): its tokens and cursor, when it was saved (unix seconds), and how long that took."""
+
+    tokens: int
+    cursor: Cursor
+    saved_at: float
+    seconds: float
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """A file of a checkpoint as its manifest knows it."""
+
+    bytes: int
+    seal: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The header of a manifest file; thresholds and `extra` are its arrays."""
+
+    cursor: Cursor
+    fingerprint: dict[str, str]
+    tokens: int
+    saved_at: float
+    dictionaries: list[int]
+    pairs: list[tuple[int, int]]
+    files: dict[str, FileRecord]
+
+
+class Checkpoints:
+    """The checkpoints in one folder, which nobody else writes to."""
+
+    def __init__(self, root: Path, interval: float = 30.0) -> None:
+        """`interval`: seconds between two saves, at least (a save of the demo takes 0.2 s, so `SHARE` alone would mean 4 s)."""
+        root.mkdir(parents=True, exist_ok=True)
+        self.root = root
+        self.interval = interval
+        self.last: Saved | None = None
+        self._damaged: set[int] = set()
+        self._ended = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time to save: `interval` seconds and `SHARE` times the last save's duration after its end."""
+        waited = time.monotonic() - self._ended
+        return waited >= max(self.interval, SHARE * self.last.seconds if self.last else 0.0)
+
+    def save(self, state: State, cursor: Cursor, fingerprint: Mapping[str, str], extra: bytes = b"") -> None:
+        """Write a checkpoint; it counts from the moment this returns, and the one before is kept beside it.
+
+        Raises:
+            StorageFull, OSError: nothing was saved; the checkpoints from before are untouched.
+        """
+        began = time.monotonic()
+        self._tidy()
+        number = max(self._numbers(), default=0) + 1
+        folder = self._folder(number)
+        try:
+            folder.mkdir()
+            files = {part.name: _record(folder / part.name, part.save(folder / part.name)) for part in state.parts()}
+            durable.disk.sync_folder(self.root)  # the folder's own name
+            shape = state.shape
+            manifest = Manifest(
+                cursor, dict(fingerprint), state.tokens, time.time(), list(shape.dictionaries), list(shape.pairs), files
+            )
+            arrays = {"extra": np.frombuffer(extra, np.uint8), **_thresholds_out(shape)}
+            durable.write_framed(self._manifest(number), MAGIC, VERSION, manifest, arrays)
+        except BaseException:
+            if not self._manifest(number).exists():
+                shutil.rmtree(folder, ignore_errors=True)  # room for what the disk was too full for
+            raise
+        finally:
+            self._ended = time.monotonic()  # a save that failed is tried again when the interval has passed, not at once
+        self.last = Saved(state.tokens, cursor, manifest.saved_at, self._ended - began)
+        self._remove_old()
+
+    def latest(self, fingerprint: Mapping[str, str], device: str | torch.device = "cpu") -> Loaded | None:
+        """Read the newest checkpoint that is whole; None when there is none at all.
+
+        Args:
+            fingerprint: of this run: weights, tokenizer, hook points, thresholds …
+            device: where the tables are to be (not part of the fingerprint).
+
+        Raises:
+            OtherRun: the checkpoint belongs to a run with another fingerprint; the message says what differs.
+            DamagedFile: there are checkpoints and each is damaged; the message names the files.
+            DoesNotFit: the tables need more memory than there is.
+        """
+        faults = []
+        for number in sorted(self._manifests(), reverse=True):
+            try:
+                return self._load(number, fingerprint, torch.device(device))
+            except DamagedFile as error:
+                log.warning("checkpoint %d is damaged, trying the one before: %s", number, error)
+                faults.append(str(error))
+                self._damaged.add(number)
+        if faults:
+            raise DamagedFile(f"no checkpoint in {self.root} can be used, and zero would be a wrong start: {'; '.join(faults)}")
+        return None
+
+    def _load(self, number: int, fingerprint: Mapping[str, str], device: torch.device) -> Loaded:
+        path = self._manifest(number)
+        header, arrays = durable.read_framed(path, MAGIC, {VERSION})
+        try:
+            manifest = msgspec.convert(header, Manifest)
+        except msgspec.ValidationError as error:
+            raise DamagedFile(f"{path} is not a manifest of this version: {error}") from error
+        _require_same_run(self.root, manifest.fingerprint, fingerprint)
+        thresholds = _thresholds_in(manifest.dictionaries, arrays)
+        shape = RunShape.of(manifest.dictionaries, manifest.pairs, thresholds, device)
+        parts = layout(shape)
+        folder = self._folder(number)
+        require(path, "list of parts", sorted(manifest.files), sorted(part.name_at(place) for _, part, place in parts))
+        for name, record in manifest.files.items():
+            if not (folder / name).is_file():
+                raise DamagedFile(f"{folder / name} is missing")
+            size = (folder / name).stat().st_size
+            require(folder / name, "size and seal", _record(folder / name, size), record)
+        State.require_memory(shape)
+        state = State(shape, [part.load(shape, place, folder / part.name_at(place)) for _, part, place in parts])
+        require(path, "number of tokens", manifest.tokens, state.tokens)
+        self.last = Saved(state.tokens, manifest.cursor, manifest.saved_at, 0.0)
+        return Loaded(state, manifest.cursor, arrays["extra"].tobytes())
+
+    def _manifest(self, number: int) -> Path:
+        return self.root / f"{number:08d}.manifest"
+
+    def _folder(self, number: int) -> Path:
+        return self.root / f"{number:08d}"
+
+    def _manifests(self) -> set[int]:
+        return {int(path.stem) for path in self.root.glob("*.manifest") if path.stem.isdigit()}
+
+    def _folders(self) -> set[int]:
+        return {int(path.name) for path in self.root.iterdir() if path.name.isdigit() and path.is_dir()}
+
+    def _numbers(self) -> set[int]:
+        return self._manifests() | self._folders()
+
+    def _tidy(self) -> None:
+        """Remove what a killed save left: half-written files, and folders that never got a manifest."""
+        durable.remove_partial(self.root)
+        for number in self._folders() - self._manifests():
+            shutil.rmtree(self._folder(number))
+
+    def _remove_old(self) -> None:
+        """Keep the newest `KEPT` that are not known to be damaged. Manifests go first: no manifest ever lacks its files."""
+        usable = sorted(self._manifests() - self._damaged)[-KEPT:]
+        old = self._manifests() - set(usable)
+        for number in old:
+            self._manifest(number).unlink()
+        if old:
+            durable.disk.sync_folder(self.root)
+        for number in old:
+            shutil.rmtree(self._folder(number), ignore_errors=number in self._damaged)
+        self._damaged -= old
+
+
+def _record(path: Path, size: int) -> FileRecord:
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 4))
+        return FileRecord(size, file.read(4).hex())
+
+
+def _thresholds_out(shape: RunShape) -> dict[str, np.ndarray]:
+    return {f"threshold-{layer}": array.cpu().numpy() for layer, array in enumerate(shape.thresholds) if array is not None}
+
+
+def _thresholds_in(dictionaries: list[int], arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    return [arrays.get(f"threshold-{layer}", np.zeros(size, np.float32)) for layer, size in enumerate(dictionaries)]
+
+
+def _require_same_run(root: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    differs = [
+        f"{key}: {theirs.get(key, 'nothing')} / {ours.get(key, 'nothing')}"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key) != ours.get(key)
+    ]
+    if differs:
+        raise OtherRun(
+            f"{root} holds the counts of another run (theirs / ours): {'; '.join(differs)}. Give this run a data directory of its "
+            "own, or start it with the settings of the other"
+        )
