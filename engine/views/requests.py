@@ -1,0 +1,169 @@
+"""Live requests: what the API asks of the running engine, and how the question and its answer travel through Redis.
+
+1. `ask` pushes a packed `Envelope` onto the request list and waits for the one element of its reply list.
+2. The engine's query thread (`engine.views.live`) pops it, answers, and lets the reply expire.
+3. A request whose deadline has passed is dropped unanswered: nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, TypeVar, cast
+
+import msgspec
+import redis.asyncio
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from engine import errors
+from engine.errors import NotReady, SaestreamError
+from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
+from engine.views.keys import Keys
+from engine.views.records import Direction
+
+MOST_WAITING = 1_000
+"""Requests that may wait at once: at 1 ms each a second of the engine's query thread; more means that nobody answers."""
+
+REPLY_SECONDS = 60
+_SLICE_SECONDS = 2  # a blocking read must end before the client's socket timeout, 5 s by default
+
+
+class SimilarityRequest(msgspec.Struct, frozen=True, tag="similarity"):
+    """All measures of one pair, (layer, index) each."""
+
+    up: tuple[int, int]
+    down: tuple[int, int]
+
+
+class NeighborsRequest(msgspec.Struct, frozen=True, tag="neighbors"):
+    """A ranking of all features of the neighbouring layers, checked by `answers.check_ranking`."""
+
+    feature: tuple[int, int]
+    direction: Direction = "downstream"
+    measure: str = "jaccard"
+    k: int = 20
+    min_support: int = 10
+    rank: str = "estimate"
+
+
+class ContextsRequest(msgspec.Struct, frozen=True, tag="contexts"):
+    """The text around the strongest activation of each feature."""
+
+    features: list[tuple[int, int]]
+
+
+LiveRequest = SimilarityRequest | NeighborsRequest | ContextsRequest
+
+
+class DocumentAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The document that a context is from."""
+
+    number: int
+    name: str | None
+
+
+class ContextAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The window around the strongest activation of `feature`.
+
+    Attributes:
+        feature: whose.
+        activation: its value at `position`.
+        position: index of that token in `tokens` and in every list of `values`.
+        log_position: the same token's position in the corpus log.
+        tokens: the window's tokens as text (a token that is half a character shows U+FFFD); None in a run without a model.
+        values: "layer:index" → activation at each token, for every feature of the request.
+    """
+
+    feature: str
+    activation: float
+    position: int
+    log_position: int
+    upload: str
+    corpus: str
+    document: DocumentAnswer
+    tokens: list[str] | None
+    values: dict[str, list[float]]
+
+
+class ContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Contexts in the order of the request's features; those that never fired are left out."""
+
+    contexts: list[ContextAnswer]
+    snapshot: SnapshotAnswer
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """A request on its way; `deadline` in Unix seconds."""
+
+    id: str
+    deadline: float
+    request: LiveRequest
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """A packed answer, or the class and message of a `SaestreamError`."""
+
+    answer: msgspec.Raw = msgspec.Raw(b"\xc0")
+    error: str | None = None
+    message: str = ""
+
+
+Answer = TypeVar("Answer", SimilarityAnswer, NeighborsAnswer, ContextsAnswer)
+_ANSWERS: dict[type, type] = {
+    SimilarityRequest: SimilarityAnswer,
+    NeighborsRequest: NeighborsAnswer,
+    ContextsRequest: ContextsAnswer,
+}
+
+
+async def ask(client: redis.asyncio.Redis, keys: Keys, request: LiveRequest, timeout: float = 10.0) -> Any:
+    """Ask the engine and wait for the answer.
+
+    Args:
+        client: Redis.
+        keys: of the run.
+        request: what to ask.
+        timeout: seconds until nobody waits any more.
+
+    Returns:
+        `SimilarityAnswer`, `NeighborsAnswer` or `ContextsAnswer`, as the request says.
+
+    Raises:
+        NotReady: the engine did not answer in time, or too many wait already.
+        SaestreamError: what the engine answered with.
+        redis.RedisError: Redis is away.
+    """
+    deadline = time.time() + timeout
+    envelope = Envelope(id=secrets.token_hex(8), deadline=deadline, request=request)
+    packed = msgspec.msgpack.encode(envelope)
+    waiting = cast(int, await client.rpush(keys.requests, packed))
+    if waiting > MOST_WAITING:
+        await client.lrem(keys.requests, -1, packed)  # type: ignore[misc]  # redis-py types it as sync or async
+        raise NotReady(f"{waiting - 1:,} live requests wait for the engine already", retry_after=2)
+    while (left := deadline - time.time()) > 0:
+        try:
+            found = await client.blpop([keys.reply(envelope.id)], timeout=min(_SLICE_SECONDS, max(0.01, left)))  # type: ignore[misc]
+        except RedisTimeout:
+            found = None
+        if found:
+            return _open(cast(bytes, found[1]), request)
+    await client.lrem(keys.requests, -1, packed)  # type: ignore[misc]
+    raise NotReady(f"the engine did not answer within {timeout:g} s: it is starting, or has stopped")
+
+
+def pack_answer(answer: SimilarityAnswer | NeighborsAnswer | ContextsAnswer) -> bytes:
+    """A reply that holds an answer."""
+    return msgspec.msgpack.encode(Reply(answer=msgspec.Raw(msgspec.msgpack.encode(answer))))
+
+
+def pack_error(error: SaestreamError) -> bytes:
+    """A reply that raises this error where the request came from."""
+    return msgspec.msgpack.encode(Reply(error=type(error).__name__, message=error.message))
+
+
+def _open(packed: bytes, request: LiveRequest) -> Any:
+    reply = msgspec.msgpack.decode(packed, type=Reply)
+    if reply.error is None:
+        return msgspec.msgpack.decode(reply.answer, type=_ANSWERS[type(request)])
+    kind = getattr(errors, reply.error, SaestreamError)
+    raise kind(reply.message)
