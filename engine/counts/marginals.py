@@ -59,9 +59,8 @@ class Marginals(FramedPart):
         if threshold is None:
             self.count += torch.bincount(features, minlength=size)
         else:
-            above = (values > threshold.index_select(0, features)).to(
-                torch.float64
-            )  # weights, not a mask: no wait for a size on a GPU
+            # weights, not a mask: a GPU need not say first how many there are
+            above = (values > threshold.index_select(0, features)).to(torch.float64)
             self.count += torch.bincount(features, weights=above, minlength=size).to(torch.int64)
         # Each batch is summed by itself in float64 and then added: running float32 sums lose 4e-3 after 4 M terms.
         exact = values.to(torch.float64)

@@ -1,0 +1,110 @@
+"""A fixed stream of documents for the tests of the counts: small, with every awkward shape in it, and dense enough to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from engine.corpus.segment import Piece
+from engine.counts.part import StatePart
+from engine.encoder.batch import SparseBatch
+from kernels import Csr
+
+DICTIONARIES = (7, 5, 11)
+PAIRS = ((0, 1), (1, 2), (0, 2))
+LENGTHS = (4, 1, 0, 9, 1, 6, 17, 2, 0, 5, 12, 3)
+"""Tokens of each document: empty and one-token ones are among them."""
+
+
+class SetAside(NamedTuple):
+    """What an encoder reports of windows that it left out."""
+
+    upload: str
+    tokens: int
+    documents: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document: dense activations per layer float32 `[T, D]`, and what stands for it in a batch."""
+
+    piece: Piece
+    positions: np.ndarray
+    layers: tuple[np.ndarray, ...]
+    set_aside: tuple[SetAside, ...]
+
+
+def documents(seed: int = 0, lengths: Sequence[int] = LENGTHS, dictionaries: Sequence[int] = DICTIONARIES) -> list[Document]:
+    """Documents of two uploads. Values are from a coarse grid: maxima tie. Feature 0 of a layer never fires, feature 1 always."""
+    rng = np.random.default_rng(seed)
+    made, position = [], 100
+    for number, length in enumerate(lengths):
+        layers = []
+        for size in dictionaries:
+            dense = rng.choice(np.array([0.0, 0.0, 0.5, 1.0, 1.7, 3.1], np.float32), (length, size))
+            dense[:, 0] = 0
+            dense[:, 1] = np.maximum(dense[:, 1], 0.25)
+            layers.append(dense)
+        upload = "first" if number % 3 else "second"
+        piece = Piece(upload, "corpus", number // 3, None, number % 2, 0, length, True)
+        aside = (SetAside(upload, number, 1, f"NaN in document {number}"),) if number % 4 == 1 else ()
+        made.append(Document(piece, np.arange(position, position + length), tuple(layers), aside))
+        position += length
+    return made
+
+
+def sparse(dense: np.ndarray) -> Csr:
+    """Dense activations `[T, D]` as CSR."""
+    rows, features = np.nonzero(dense)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(dense)))]).astype(np.int32)
+    return Csr(
+        torch.from_numpy(offsets),
+        torch.from_numpy(features.astype(np.int32)),
+        torch.from_numpy(dense[rows, features].astype(np.float32)),
+    )
+
+
+def batch(group: Sequence[Document], dictionaries: Sequence[int] = DICTIONARIES) -> SparseBatch:
+    """Some documents as one batch."""
+    layers = [
+        np.concatenate([np.empty((0, size), np.float32), *(document.layers[layer] for document in group)])
+        for layer, size in enumerate(dictionaries)
+    ]
+    lengths = [len(document.positions) for document in group]
+    return SparseBatch(
+        tuple(sparse(dense) for dense in layers),
+        np.concatenate([np.empty(0, np.int64), *(document.positions for document in group)]).astype(np.int64),
+        np.repeat(np.arange(len(group), dtype=np.int32), lengths),
+        tuple(document.piece for document in group),
+    )
+
+
+def set_aside(group: Sequence[Document]) -> list[SetAside]:
+    """All that was set aside beside these documents."""
+    return [item for document in group for item in document.set_aside]
+
+
+def contents(part: StatePart) -> dict[str, object]:
+    """The public attributes of a part, which are what it has counted."""
+    return {name: value for name, value in vars(part).items() if not name.startswith("_") and name not in ("shape", "place")}
+
+
+def assert_equal(part: StatePart, expected: StatePart) -> None:
+    """float64 sums to a relative 1e-6, everything else bit for bit (counts may be wider integers)."""
+    found, wanted = contents(part), contents(expected)
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        other = wanted[name]
+        if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
+            assert value == other, f"{part.name}.{name}"
+        elif value.dtype == torch.float64:
+            torch.testing.assert_close(value, other, rtol=1e-6, atol=0, msg=f"{part.name}.{name}")
+        elif value.dtype.is_floating_point:
+            assert torch.equal(value, other), f"{part.name}.{name}"
+        else:
+            assert torch.equal(value.long(), other.long()), f"{part.name}.{name}"
