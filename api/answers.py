@@ -1,0 +1,132 @@
+"""What the routes answer: frozen records whose names are the interface that clients are written against."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from engine.views.answers import SnapshotAnswer
+from engine.views.records import CheckpointStatus, ConvergencePoint, EngineState
+from engine.views.requests import ContextAnswer
+
+
+class SetAsideAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What was taken but not counted, because of faults found later (NaN activations, for example)."""
+
+    documents: int = 0
+    tokens: int = 0
+    reasons: list[str] = []
+
+
+class UploadAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One upload. `tokens_received` is null until it is tokenised; `tokens_counted` only grows, and ends exact."""
+
+    id: str
+    corpus: str
+    state: Literal["receiving", "queued", "counting", "counted", "failed"]
+    media_type: str
+    bytes: int
+    documents: int
+    documents_counted: int
+    tokens_received: int | None
+    tokens_counted: int
+    set_aside: SetAsideAnswer
+    received_at: float
+    error: str | None = None
+
+
+class CorpusAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """All uploads of one name, summed."""
+
+    name: str
+    state: Literal["queued", "counting", "counted", "failed"]
+    uploads: int
+    bytes: int
+    documents: int
+    documents_counted: int
+    tokens_received: int | None
+    tokens_counted: int
+    set_aside: SetAsideAnswer
+
+
+class CorpusList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of corpora by name; `next` is the cursor of the following page, null at the end."""
+
+    items: list[CorpusAnswer]
+    next: str | None
+
+
+class CorpusDetail(CorpusAnswer, frozen=True, kw_only=True):
+    """A corpus with a page of its uploads, newest first."""
+
+    items: list[UploadAnswer]
+    next: str | None
+
+
+class LayerAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One hook point with the size of its dictionary, and how many of its features never fired (null at first)."""
+
+    layer: int
+    hook: str
+    features: int
+    dead: int | None
+
+
+class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The run and how it goes."""
+
+    state: EngineState
+    model: str
+    saes: str
+    layers: list[LayerAnswer]
+    pairs: list[tuple[int, int]]
+    tokens: int
+    tokens_per_second: float
+    queue_tokens: int
+    snapshot: SnapshotAnswer | None
+    lag_tokens: int
+    checkpoint: CheckpointStatus | None
+    memory_bytes: int
+    publish_interval: float
+    published_k: int
+    min_support: int
+    problem: str | None
+
+
+class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature.
+
+    Attributes:
+        count: tokens at which it was active (activation > threshold); density: its share of `tokens`, null before the first token.
+        max: its strongest activation, null when it never fired.
+        mean: over all tokens; mean_active: over those at which it was active, null when it never fired or where the run has a
+            threshold (sums hold every activation, counts those above the threshold).
+        pairs: the layer pairs that its layer is part of.
+        strongest: the text around its strongest activation, live from the engine; null with `strongest_reason`.
+    """
+
+    feature: str
+    layer: int
+    index: int
+    hook: str
+    neuronpedia: str | None
+    tokens: int
+    count: int
+    density: float | None
+    max: float | None
+    mean: float | None
+    mean_active: float | None
+    pairs: list[tuple[int, int]]
+    strongest: ContextAnswer | None
+    strongest_reason: str | None
+    snapshot: SnapshotAnswer
+
+
+class ConvergenceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """How the statistics settle: per point the tokens counted, the features that had never fired (per layer), and the change of the
+    Jaccard top lists since the point before (per layer pair: mean of 1 − RBO, p = 0.9; null where there is nothing to compare)."""
+
+    pairs: list[tuple[int, int]]
+    points: list[ConvergencePoint]
+    snapshot: SnapshotAnswer

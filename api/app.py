@@ -1,0 +1,97 @@
+"""The HTTP interface: every route, and what all of them share.
+
+A route parses, calls one function and returns a struct. What it needs comes from three objects that live as long as the app:
+`views` (the published records in Redis), `inbox` (where uploads are laid down) and `run` (what is measured). No torch here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from api import activations, convergence, corpora, events, features, health, similarity, status
+from api.metrics import RequestMetrics
+from api.page import page, web_files
+from api.parameters import only_known_parameters
+from api.problems import HANDLERS
+from api.run import Run
+from api.schema import complete, openapi
+from engine.corpus.inbox import Inbox
+from engine.errors import NoRedis
+from engine.settings import Settings
+from engine.views.connection import connect_async
+from engine.views.reader import Views
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+
+
+VISIBLE_SECONDS = 60.0  # proxies in front of us give up at 60 s or later
+
+
+def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> Litestar:
+    """The app of one run.
+
+    Args:
+        settings: of the run; `redis_url` is where the engine publishes, `data_dir` where the inbox lies.
+        visible_seconds: how long an upload with `wait=visible` waits at most.
+
+    Raises:
+        NoRedis: the settings name no Redis.
+    """
+    if settings.redis_url is None:
+        raise NoRedis("the settings of the API process name no redis_url: `saestream serve` starts a Redis and fills it in")
+    redis = connect_async(settings.redis_url)
+    state = State(
+        {
+            "settings": settings,
+            "redis": redis,
+            "views": Views(redis, settings.redis_prefix),
+            "inbox": Inbox(settings.data_dir / "inbox"),
+            "run": Run(settings.data_dir),
+            "metrics": RequestMetrics(),
+            "stopping": asyncio.Event(),
+            "visible_seconds": visible_seconds,
+        }
+    )
+    names = ("settings", "views", "inbox", "run", "metrics")
+    app = Litestar(
+        route_handlers=[
+            *(status.ROUTES + corpora.ROUTES + activations.ROUTES + features.ROUTES + similarity.ROUTES),
+            *(convergence.ROUTES + events.ROUTES + health.ROUTES),
+            page,
+            web_files(),
+        ],
+        dependencies={name: Provide(_give(state[name]), sync_to_thread=False) for name in names},
+        state=state,
+        exception_handlers=dict(HANDLERS),
+        before_request=only_known_parameters,
+        middleware=[state.metrics.middleware],
+        openapi_config=openapi(VERSION),
+        lifespan=[_until_closed],
+        logging_config=None,
+        request_max_body_size=None,  # uploads are streamed; each document has its limit
+    )
+    complete(app)
+    return app
+
+
+def _give(value: object) -> Callable[[], object]:
+    return lambda: value
+
+
+@asynccontextmanager
+async def _until_closed(app: Litestar) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        app.state.stopping.set()
+        app.state.inbox.close()
+        await app.state.redis.aclose()

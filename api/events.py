@@ -1,0 +1,77 @@
+"""`GET /v1/events`: Server-Sent Events, one for every published snapshot.
+
+1. The first connection gets the current snapshot at once, a reconnection the first event after its `Last-Event-ID`.
+2. When that event is no longer kept, or is of an earlier engine, it gets `reset` first: read everything anew.
+3. A comment every 15 seconds keeps proxies from closing a quiet stream.
+4. The stream ends when the server stops or loses Redis; browsers come back by themselves, with the last id they saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+import msgspec
+from litestar import get
+from litestar.datastructures import State
+from litestar.params import Parameter
+from litestar.response import Stream
+from redis.exceptions import RedisError
+
+from engine.views.answers import snapshot_answer
+from engine.views.reader import Views
+from engine.views.records import Event
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 15.0  # common proxies close a connection after 30 to 60 seconds without a byte
+RETRY_MS = 1_000
+
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+@get("/v1/events", media_type="text/event-stream", summary="Live events", tags=["live"])
+async def events(
+    views: Views,
+    state: State,
+    last_event_id: Annotated[
+        str | None, Parameter(header="Last-Event-ID", description="resume after this event; browsers send it by themselves")
+    ] = None,
+) -> Stream:
+    """A `snapshot` event for each published snapshot, with its version as id, and `reset` when the resume point is gone."""
+    return Stream(_frames(views, last_event_id, state.stopping), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _frames(views: Views, after: str | None, stopping: asyncio.Event) -> AsyncGenerator[bytes, None]:
+    """The stream as bytes."""
+    yield f"retry: {RETRY_MS}\n\n".encode()
+    stop = asyncio.ensure_future(stopping.wait())
+    source = views.events(after, HEARTBEAT_SECONDS)
+    following: asyncio.Future[Event | None] | None = None
+    try:
+        while not stop.done():
+            following = following or asyncio.ensure_future(anext(source))
+            await asyncio.wait({following, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                yield _frame(following.result())
+                following = None
+    except RedisError as error:
+        log.warning("an event stream ends: Redis: %s", error)
+    finally:
+        stop.cancel()
+        if following is not None:
+            following.cancel()
+            await asyncio.wait({following})
+        await source.aclose()  # pyright: ignore[reportAttributeAccessIssue]  (an async generator, typed as what it iterates)
+
+
+def _frame(event: Event | None) -> bytes:
+    if event is None:
+        return b": still here\n\n"
+    data = msgspec.json.encode(snapshot_answer(event.snapshot)).decode()
+    return f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n".encode()
+
+
+ROUTES = [events]

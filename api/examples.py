@@ -1,0 +1,177 @@
+"""Examples of the interface document: answers of the embedded demo, and the parameters that lead to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SNAPSHOT = {"version": "1764042000000-42", "tokens": 412_503, "age_ms": 310}
+_UPLOAD = {
+    "id": "01KB1Z5N3W8Q2M4T6V8X0Z2B4D",
+    "corpus": "python-docs",
+    "state": "counting",
+    "media_type": "application/x-ndjson",
+    "bytes": 1_048_211,
+    "documents": 5_120,
+    "documents_counted": 2_310,
+    "tokens_received": 131_072,
+    "tokens_counted": 118_904,
+    "set_aside": {"documents": 0, "tokens": 0, "reasons": []},
+    "received_at": 1764042001.25,
+    "error": None,
+}
+_CORPUS = {
+    "name": "python-docs",
+    "state": "counting",
+    "uploads": 1,
+    **{
+        name: _UPLOAD[name]
+        for name in ("bytes", "documents", "documents_counted", "tokens_received", "tokens_counted", "set_aside")
+    },
+}
+
+PARAMETERS: dict[str, Any] = {
+    "name": "my-corpus",
+    "layer": 3,
+    "index": 17,
+    "up": "3:17",
+    "down": "4:99",
+    "with": "4:99",
+    "k": 10,
+}
+
+PROBLEM = {
+    "type": "urn:saestream:problem:not-found",
+    "title": "Not found",
+    "status": 404,
+    "detail": "there is no feature 3:9999: layer 3 (blocks.3.hook_resid_pre) has features 0 to 1023",
+    "instance": "/v1/features/3/9999",
+}
+
+
+def _estimates(**values: float) -> dict[str, Any]:
+    empty = {"lower": None, "upper": None, "interval_estimate": None, "counted_from": None, "method": None, "reason": None}
+    return {measure: {"estimate": value, "status": "insufficient", **empty} for measure, value in values.items()}
+
+
+_VALUES = {
+    "jaccard": 0.8514,
+    "sufficiency": 0.9027,
+    "necessity": 0.9374,
+    "phi": 0.9193,
+    "lift": 203.2,
+    "mutual_information": 0.0249,
+    "pearson": 0.9707,
+    "activation_cosine": 0.9712,
+    "decoder_cosine": 0.8829,
+}
+_COUNTS = {"up": 1_973, "down": 1_900, "joint": 1_781}
+_CONTEXT = {
+    "feature": "3:17",
+    "activation": 6.21,
+    "position": 3,
+    "log_position": 51_277,
+    "upload": _UPLOAD["id"],
+    "corpus": "python-docs",
+    "document": {"number": 412, "name": "os.path.join"},
+    "tokens": ["Join", " two", " or", " more", " path", "name", " components"],
+    "values": {"3:17": [0.0, 0.0, 1.4, 6.21, 0.0, 0.0, 0.0]},
+}
+
+ANSWERS: dict[tuple[str, str], Any] = {
+    ("get", "/v1/status"): {
+        "state": "counting",
+        "model": "demo",
+        "saes": "demo",
+        "layers": [
+            {"layer": 3, "hook": "blocks.3.hook_resid_pre", "features": 1_024, "dead": 11},
+            {"layer": 4, "hook": "blocks.4.hook_resid_pre", "features": 1_024, "dead": 7},
+        ],
+        "pairs": [[3, 4]],
+        "tokens": 415_104,
+        "tokens_per_second": 9_214.0,
+        "queue_tokens": 180_000,
+        "snapshot": SNAPSHOT,
+        "lag_tokens": 2_601,
+        "checkpoint": {"tokens": 393_216, "saved_at": 1764042030.5, "seconds": 0.31},
+        "memory_bytes": 1_310_720_000,
+        "publish_interval": 1.0,
+        "published_k": 20,
+        "min_support": 10,
+        "problem": None,
+    },
+    ("post", "/v1/corpora"): {**_UPLOAD, "state": "queued", "documents_counted": 0, "tokens_received": None, "tokens_counted": 0},
+    ("get", "/v1/corpora"): {"items": [_CORPUS], "next": None},
+    ("get", "/v1/corpora/{corpus}"): {**_CORPUS, "items": [_UPLOAD], "next": None},
+    ("get", "/v1/uploads/{upload}"): _UPLOAD,
+    ("post", "/v1/activations"): {
+        **_UPLOAD,
+        "media_type": "application/x-msgpack",
+        "state": "queued",
+        "documents_counted": 0,
+        "tokens_received": None,
+        "tokens_counted": 0,
+    },
+    ("get", "/v1/features/{layer}/{index}"): {
+        "feature": "3:17",
+        "layer": 3,
+        "index": 17,
+        "hook": "blocks.3.hook_resid_pre",
+        "neuronpedia": None,
+        "tokens": 412_503,
+        "count": 1_973,
+        "density": 0.00478,
+        "max": 6.21,
+        "mean": 0.0113,
+        "mean_active": 2.36,
+        "pairs": [[2, 3], [3, 4]],
+        "strongest": _CONTEXT,
+        "strongest_reason": None,
+        "snapshot": SNAPSHOT,
+    },
+    ("get", "/v1/features/{layer}/{index}/contexts"): {
+        "contexts": [_CONTEXT],
+        "snapshot": {"version": "live-415104", "tokens": 415_104, "age_ms": 0},
+    },
+    ("get", "/v1/features/{layer}/{index}/neighbors"): {
+        "feature": "3:17",
+        "direction": "downstream",
+        "measure": "jaccard",
+        "rank": "estimate",
+        "k": 10,
+        "min_support": 10,
+        "tokens": 412_503,
+        "count": 1_973,
+        "neighbors": [
+            {
+                "feature": "4:99",
+                "counts": _COUNTS,
+                "estimate": 0.8514,
+                "lower": None,
+                "upper": None,
+                "status": "insufficient",
+                "measures": _VALUES,
+            }
+        ],
+        "certified_k": None,
+        "split_half_rbo": None,
+        "snapshot": SNAPSHOT,
+    },
+    ("get", "/v1/similarity"): {
+        "up": "3:17",
+        "down": "4:99",
+        "tokens": 415_104,
+        "counts": _COUNTS,
+        "measures": _estimates(**_VALUES),
+        "snapshot": {"version": "live-415104", "tokens": 415_104, "age_ms": 0},
+    },
+    ("get", "/v1/convergence"): {
+        "pairs": [[3, 4]],
+        "points": [
+            {"tokens": 65_536, "dead": [52, 40], "list_change": [None]},
+            {"tokens": 131_072, "dead": [23, 18], "list_change": [0.21]},
+        ],
+        "snapshot": SNAPSHOT,
+    },
+    ("get", "/livez"): {"status": "alive"},
+    ("get", "/readyz"): {"status": "ready"},
+}

@@ -1,0 +1,155 @@
+"""`GET /v1/features/{layer}/{index}…`: one feature, its contexts and its neighbours."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+from litestar import Request, Response, get
+from litestar.params import Parameter
+
+from api.answers import FeatureAnswer
+from api.freshness import MaxStaleness, refuse_stale
+from api.negotiation import answer
+from api.parameters import known_feature, parse_feature
+from api.run import Run
+from engine.encoder.description import LayerDescription
+from engine.errors import NotReady
+from engine.settings import Settings
+from engine.views.answers import NeighborsAnswer, snapshot_answer
+from engine.views.reader import Views
+from engine.views.records import FeatureRecord, Snapshot
+from engine.views.requests import ContextAnswer, ContextsAnswer
+
+log = logging.getLogger(__name__)
+
+NEURONPEDIA = "https://www.neuronpedia.org"
+
+# The engine looks for such requests after every micro-batch (at most 0.5 s) and encodes one window (some 10 ms): a feature's counts
+# need not wait longer for its text.
+_CONTEXT_SECONDS = 3.0
+
+LAYER = Parameter(description="index of the layer, from 0")
+INDEX = Parameter(description="index of the feature in its layer's dictionary")
+
+
+@get("/v1/features/{layer:int}/{index:int}", summary="One feature", tags=["statistics"])
+async def feature(
+    request: Request[Any, Any, Any],
+    views: Views,
+    run: Run,
+    settings: Settings,
+    layer: Annotated[int, LAYER],
+    index: Annotated[int, INDEX],
+    max_staleness_ms: MaxStaleness = None,
+) -> Response[FeatureAnswer]:
+    """Counts, density, strongest and mean activation, and the text on which it was strongest."""
+    described = known_feature(run.description(), (layer, index))
+    snapshot, record = await views.feature(layer, index)
+    await refuse_stale(views, snapshot, max_staleness_ms)
+    strongest, reason, lasting = await _strongest(views, record)
+    pairs = [(min(layer, table.layer), max(layer, table.layer)) for table in record.tables]
+    body = feature_answer(described, record, snapshot, settings.threshold, pairs, strongest, reason)
+    return answer(request, body, version=snapshot.version if lasting else None)
+
+
+@get("/v1/features/{layer:int}/{index:int}/contexts", summary="Text on which features fire", tags=["statistics"])
+async def contexts(
+    request: Request[Any, Any, Any],
+    views: Views,
+    run: Run,
+    layer: Annotated[int, LAYER],
+    index: Annotated[int, INDEX],
+    others: Annotated[
+        list[str] | None,
+        Parameter(query="with", description="another feature, layer:index, to show too; repeatable"),
+    ] = None,
+) -> Response[ContextsAnswer]:
+    """The window around the strongest activation of the feature and of each one in `with`, with the activations of all of them."""
+    features = [(layer, index), *(parse_feature(text, "with") for text in others or [])]
+    for wanted in features:
+        known_feature(run.description(), wanted)
+    return answer(request, await views.contexts(list(dict.fromkeys(features))))
+
+
+@get("/v1/features/{layer:int}/{index:int}/neighbors", summary="The most similar features", tags=["statistics"])
+async def neighbors(
+    request: Request[Any, Any, Any],
+    views: Views,
+    run: Run,
+    settings: Settings,
+    layer: Annotated[int, LAYER],
+    index: Annotated[int, INDEX],
+    direction: Annotated[str, Parameter(description="downstream (later layers) or upstream (earlier ones)")] = "downstream",
+    measure: Annotated[str, Parameter(description="the measure to rank by")] = "jaccard",
+    k: Annotated[int, Parameter(description="how many, at most")] = 10,
+    rank: Annotated[str, Parameter(description="estimate; lower comes with intervals")] = "estimate",
+    min_support: Annotated[int | None, Parameter(description="smallest joint count; the run's by default")] = None,
+    max_staleness_ms: MaxStaleness = None,
+) -> Response[NeighborsAnswer]:
+    """The best features of the neighbouring layers by one measure.
+
+    From the published snapshot (with its ETag) where `k` and `min_support` are within what is published, live from the engine else.
+    """
+    known_feature(run.description(), (layer, index))
+    support = settings.min_support if min_support is None else min_support
+    found = await views.neighbors(
+        layer,
+        index,
+        direction=direction,  # pyright: ignore[reportArgumentType]  (checked there)
+        measure=measure,
+        k=k,
+        min_support=support,
+        rank=rank,
+        published_k=settings.published_k,
+        published_support=settings.min_support,
+    )
+    return answer(request, found, version=None if found.snapshot.version.startswith("live-") else found.snapshot.version)
+
+
+async def _strongest(views: Views, record: FeatureRecord) -> tuple[ContextAnswer | None, str | None, bool]:
+    """The context of a feature's strongest activation, or why there is none, and whether that is more than a passing trouble."""
+    name = f"{record.layer}:{record.index}"
+    if record.max_position < 0:
+        return None, f"feature {name} never fired", True
+    try:
+        found = (await views.contexts([(record.layer, record.index)], _CONTEXT_SECONDS)).contexts
+    except NotReady as error:
+        log.info("no context for feature %s: %s", name, error.message)
+        return None, error.message, False
+    if not found:
+        return None, f"the text of feature {name} is not in the log any more", False
+    return found[0], None, True
+
+
+def feature_answer(
+    layer: LayerDescription,
+    record: FeatureRecord,
+    snapshot: Snapshot,
+    threshold: float,
+    pairs: list[tuple[int, int]],
+    strongest: ContextAnswer | None,
+    reason: str | None,
+) -> FeatureAnswer:
+    """From a published record to the answer."""
+    fired = record.max_position >= 0
+    return FeatureAnswer(
+        feature=f"{record.layer}:{record.index}",
+        layer=record.layer,
+        index=record.index,
+        hook=layer.hook,
+        neuronpedia=f"{NEURONPEDIA}/{layer.neuronpedia}/{record.index}" if layer.neuronpedia else None,
+        tokens=record.tokens,
+        count=record.count,
+        density=record.count / record.tokens if record.tokens else None,
+        max=record.max if fired else None,
+        mean=record.sum / record.tokens if record.tokens else None,
+        mean_active=record.sum / record.count if record.count and threshold == 0 else None,
+        pairs=pairs,
+        strongest=strongest,
+        strongest_reason=reason,
+        snapshot=snapshot_answer(snapshot),
+    )
+
+
+ROUTES = [feature, contexts, neighbors]

@@ -1,0 +1,98 @@
+"""For those who watch the server: `/livez`, `/readyz`, `/metrics`.
+
+`/livez` says that this process answers, whatever else is broken: an orchestrator that restarts it for a missing Redis helps nobody.
+`/readyz` says that queries get current answers. A full queue is neither: a healthy server with much to do stays ready.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get
+from redis.exceptions import RedisError
+
+from api.freshness import age_seconds, up_to_date
+from api.metrics import CONTENT_TYPE, EngineMetrics, RequestMetrics, exposition
+from api.negotiation import answer
+from engine.errors import NotReady
+from engine.settings import Settings
+from engine.views.reader import Views
+
+log = logging.getLogger(__name__)
+
+_SILENT_SECONDS = 30.0  # an engine reports at least every few seconds; one micro-batch takes at most half a second
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: str = "alive"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Queries get current answers."""
+
+    status: str = "ready"
+
+
+@get("/livez", summary="The process answers", tags=["health"])
+async def livez(request: Request[Any, Any, Any]) -> Response[Alive]:
+    """200 as long as this process runs, with or without Redis and engine."""
+    return answer(request, Alive())
+
+
+@get("/readyz", summary="Answers are current", tags=["health"])
+async def readyz(request: Request[Any, Any, Any], views: Views, settings: Settings) -> Response[Ready]:
+    """200 when the engine has recovered and its snapshot is younger than three publish intervals, or there is nothing to count."""
+    status = await views.status()
+    if status is None:
+        raise NotReady("the engine has not reported yet")
+    if status.state in ("starting", "recovering", "stopping"):
+        raise NotReady(f"the engine is {status.state}")
+    if (silent := time.time() - status.updated_at) > _SILENT_SECONDS:
+        raise NotReady(f"the engine has not reported for {silent:.0f} s")
+    snapshot = await views.snapshot()
+    if snapshot is None:
+        raise NotReady("no snapshot has been published yet")
+    if not up_to_date(snapshot, status, max(3 * settings.publish_interval, 3.0)):
+        raise NotReady(f"the snapshot is {age_seconds(snapshot):.1f} s old, older than three publish intervals")
+    return answer(request, Ready())
+
+
+@get("/metrics", summary="Prometheus", tags=["health"], media_type="text/plain")
+async def metrics(views: Views, metrics: RequestMetrics) -> Response[bytes]:
+    """Requests, and the engine's figures where it is within reach."""
+    engine = EngineMetrics()
+    try:
+        await _engine_figures(engine, views)
+    except RedisError as error:
+        log.warning("no figures of the engine for /metrics: %s", error)
+        engine.gauge("saestream_redis_up", "1 when Redis answers.", 0)
+    return Response(exposition(metrics, engine), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _engine_figures(engine: EngineMetrics, views: Views) -> None:
+    status, snapshot = await views.status(), await views.snapshot()
+    engine.gauge("saestream_redis_up", "1 when Redis answers.", 1)
+    if snapshot is not None:
+        engine.gauge("saestream_snapshot_tokens", "Tokens in the published snapshot.", snapshot.tokens)
+        engine.gauge("saestream_snapshot_age_seconds", "Seconds since the snapshot was published.", age_seconds(snapshot))
+    if status is None:
+        return
+    engine.gauge("saestream_tokens", "Tokens counted.", status.tokens)
+    engine.gauge("saestream_tokens_per_second", "Counting speed.", status.tokens_per_second)
+    engine.gauge("saestream_queue_tokens", "Tokens received and not counted yet, estimated.", status.queue_tokens)
+    engine.gauge("saestream_memory_bytes", "Resident memory of the engine.", status.memory_bytes)
+    engine.gauge("saestream_engine_report_age_seconds", "Seconds since the engine's last report.", time.time() - status.updated_at)
+    engine.gauge("saestream_problem", "1 while the engine reports a problem.", float(status.problem is not None))
+    if status.checkpoint is not None:
+        engine.gauge("saestream_checkpoint_age_seconds", "Seconds since the last save.", time.time() - status.checkpoint.saved_at)
+        engine.gauge("saestream_checkpoint_tokens", "Tokens in the last checkpoint.", status.checkpoint.tokens)
+    for layer in status.layers:
+        engine.gauge("saestream_dead_features", "Features that never fired.", layer.dead, layer=str(layer.layer))
+
+
+ROUTES = [livez, readyz, metrics]

@@ -1,0 +1,36 @@
+"""`GET /`: the page and its files, as they lie in `api/web`: plain HTML, CSS and ES modules, nothing built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from litestar import Response, Router, get
+from litestar.datastructures import CacheControlHeader
+from litestar.static_files import create_static_files_router
+
+WEB = Path(__file__).parent / "web"
+
+# The page needs only its own files and styles set on bars by script; whatever a corpus holds can't load or run anything.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def html(name: str) -> bytes:
+    """One HTML file of the page."""
+    return (WEB / name).read_bytes()
+
+
+@get("/", media_type="text/html", include_in_schema=False, sync_to_thread=False)
+def page() -> Response[bytes]:
+    """The page."""
+    return Response(html("index.html"), media_type="text/html", headers=PAGE_HEADERS)
+
+
+def web_files() -> Router:
+    """`/web/…`: style, scripts and icon."""
+    return create_static_files_router(
+        path="/web", directories=[WEB], include_in_schema=False, cache_control=CacheControlHeader(no_cache=True)
+    )

@@ -1,0 +1,82 @@
+"""`/schema`: the OpenAPI document and its page, which work with no network.
+
+Litestar writes the document from the types of the routes. What it can't know is added once at start: that every answer also comes
+as MessagePack, what errors look like, and an example of each answer (`api/examples.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Litestar, Request
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, Schema
+from litestar.openapi.spec.enums import OpenAPIType
+
+from api.examples import ANSWERS, PARAMETERS, PROBLEM
+from api.negotiation import MSGPACK
+from api.page import html
+from api.problems import PROBLEM_JSON
+
+DESCRIPTION = (
+    "Cross-layer statistics of sparse-autoencoder features, while the text is still being counted. JSON by default, MessagePack "
+    "by Accept: application/x-msgpack; errors are RFC 9457 problems. A feature is written layer:index. Every answer about "
+    "statistics names its snapshot."
+)
+
+
+class LocalPage(OpenAPIRenderPlugin):
+    """Renders the document with a page of our own: those that Litestar ships come from a CDN and are blank offline."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The page; it reads the document itself."""
+        return html("schema.html")
+
+
+def openapi(version: str) -> OpenAPIConfig:
+    """Configuration of the document."""
+    return OpenAPIConfig(
+        title="saestream",
+        version=version,
+        description=DESCRIPTION,
+        path="/schema",
+        use_handler_docstrings=True,
+        render_plugins=[LocalPage(path="/"), JsonRenderPlugin(path="/openapi.json")],
+    )
+
+
+def complete(app: Litestar) -> None:
+    """Add MessagePack, problems and examples to the document, before it is first read."""
+    problem = OpenAPIResponse(description="a problem (RFC 9457)", content={PROBLEM_JSON: _problem_content()})
+    for path, item in (app.openapi_schema.paths or {}).items():
+        for method in ("get", "post"):
+            operation = getattr(item, method)
+            if operation is None:
+                continue
+            for parameter in operation.parameters or []:
+                example = PARAMETERS.get(parameter.name)
+                if example is not None and not parameter.examples:
+                    parameter.example = example
+            responses = operation.responses or {}
+            for status, response in responses.items():
+                content = response.content or {}
+                json = content.get("application/json")
+                if status.startswith("2") and json is not None:
+                    if (value := ANSWERS.get((method, path))) is not None:
+                        json.examples = {"example": Example(summary="from the embedded demo", value=value)}
+                    content[MSGPACK] = json
+            responses.pop("400", None)  # Litestar's own idea of its validation error
+            responses["default"] = problem
+            operation.responses = responses
+
+
+def _problem_content() -> OpenAPIMediaType:
+    text = Schema(type=OpenAPIType.STRING)
+    properties = {name: text for name in ("type", "title", "detail", "instance")}
+    schema = Schema(
+        type=OpenAPIType.OBJECT,
+        properties={**properties, "status": Schema(type=OpenAPIType.INTEGER)},
+        required=["type", "title", "status", "detail", "instance"],
+    )
+    return OpenAPIMediaType(schema=schema, examples={"example": Example(value=PROBLEM)})
