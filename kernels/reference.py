@@ -4,6 +4,7 @@ Everything is done densely and in float64, so memory is T x D and Du x Dd: small
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def densify(sparse: Csr, features: int) -> Tensor:
 def accumulate(
     up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
 ) -> None:
-    """Adds to counts [Du, Dd] the tokens on which both features are above their thresholds, and to products [Du, Dd] the sum of a·b."""
+    """Adds the tokens on which both are above their thresholds to counts [Du, Dd], the sums of a·b to products [Du, Dd]."""
     a = densify(up, counts.shape[0])
     b = densify(down, counts.shape[1])
     a_active = a > (0 if up_thresholds is None else up_thresholds.to(torch.float64))
@@ -44,11 +45,11 @@ def accumulate(
 
 
 def segmented_topk(offsets: Tensor | np.ndarray, scores: Tensor | np.ndarray, k: int) -> Tensor | np.ndarray:
-    """int64 [G, k]: positions of each group's k best scores, best first, ties to the smaller position, NaN never, -1 where fewer."""
+    """int64 [G, k]: positions of each group's k best, best first, ties to the smaller position, NaN never, -1 where fewer."""
     bounds = np.asarray(offsets)
     values = np.asarray(scores)
     best = np.full((len(bounds) - 1, k), -1, dtype=np.int64)
-    for group, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for group, (start, end) in enumerate(pairwise(bounds)):
         candidates = [position for position in range(start, end) if not math.isnan(values[position])]
         candidates.sort(key=lambda position: (-values[position], position))
         best[group, : len(candidates[:k])] = candidates[:k]
