@@ -15,7 +15,7 @@ from engine.counts.shape import RunShape
 if TYPE_CHECKING:
     from engine.corpus.segment import Piece
     from engine.encoder.batch import SparseBatch
-    from engine.encoder.encoder import SetAside
+    from engine.encoder.encoded import SetAside
 
 REASONS_KEPT = 3
 """Different reasons kept per upload: one bad exporter gives the same reason for every document, and a client reads the first."""

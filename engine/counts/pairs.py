@@ -16,7 +16,7 @@ from kernels import accumulate
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
-    from engine.encoder.encoder import SetAside
+    from engine.encoder.encoded import SetAside
 
 BYTES_PER_CELL = 4 + 8
 BLOCK_CELLS = 1 << 22

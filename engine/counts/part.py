@@ -20,7 +20,7 @@ from engine.errors import DamagedFile
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
-    from engine.encoder.encoder import SetAside
+    from engine.encoder.encoded import SetAside
 
 Place = tuple[int, ...]
 """Where in the run a part belongs: `()` once, `(layer,)` per layer, `(up, down)` per layer pair."""

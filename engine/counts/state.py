@@ -18,7 +18,7 @@ from engine.errors import DoesNotFit
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
-    from engine.encoder.encoder import SetAside
+    from engine.encoder.encoded import SetAside
 
 
 class State:

@@ -14,7 +14,7 @@ from engine.counts.shape import RunShape
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
-    from engine.encoder.encoder import SetAside
+    from engine.encoder.encoded import SetAside
 
 
 class Strongest(FramedPart):
