@@ -70,7 +70,7 @@ def mutual_information(n: ArrayLike, n_up: ArrayLike, n_down: ArrayLike, joint: 
     information += _cell(n, n_i, n - n_j, n_i - n_ij)
     information += _cell(n, n - n_i, n_j, n_j - n_ij)
     information += _cell(n, n - n_i, n - n_j, n - n_i - n_j + n_ij)
-    return np.where(n > 0, np.clip(information, 0.0, np.log(2.0)), np.nan)
+    return _ratio(information, n, 0.0, np.log(2.0))
 
 
 def pearson(
@@ -114,18 +114,17 @@ def _spread(n: Floats, a: Floats, aa: Floats) -> Floats:
 
 
 def _cell(n: Floats, row: Floats, column: Floats, cell: Floats) -> Floats:
-    """One term of the mutual information; 0 where the cell is empty."""
-    filled = cell > 0
-    safe = np.where(filled, cell, 1.0)
-    expected = np.where(filled, row * column, 1.0)
-    total = np.where(filled, n, 1.0)
-    return np.where(filled, safe / total * np.log(total * safe / expected), 0.0)
+    """One term of the mutual information, times n; 0 where the cell is empty."""
+    lift = np.ones(np.broadcast_shapes(n.shape, row.shape, column.shape, cell.shape))
+    np.divide(n * cell, row * column, out=lift, where=cell > 0)
+    return cell * np.log(lift, out=lift)  # ln 1 = 0 in empty cells; a log with `where=` is not vectorised and takes 4 times as long
 
 
 def _ratio(numerator: Floats, denominator: Floats, low: float = 0.0, high: float = 1.0) -> Floats:
     """numerator / denominator clipped to the measure's range, NaN where the denominator is 0."""
-    defined = denominator > 0
-    return np.where(defined, np.clip(numerator / np.where(defined, denominator, 1.0), low, high), np.nan)
+    result = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return np.clip(result, low, high, out=result)
 
 
 def _floats(*values: ArrayLike) -> tuple[Floats, ...]:
