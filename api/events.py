@@ -41,6 +41,7 @@ async def events(
     ] = None,
 ) -> Stream:
     """A `snapshot` event for each published snapshot, with its version as id, and `reset` when the resume point is gone."""
+    await views.snapshot()  # a Redis that is away is a 503 here, not a stream that ends at once
     return Stream(_frames(views, last_event_id, state.stopping), media_type="text/event-stream", headers=_HEADERS)
 
 

@@ -10,6 +10,7 @@ from api.answers import LayerAnswer, StatusAnswer
 from api.negotiation import answer
 from api.run import Run
 from engine.encoder.description import RunDescription
+from engine.errors import NotReady
 from engine.settings import Settings
 from engine.views.answers import snapshot_answer
 from engine.views.reader import Views
@@ -21,9 +22,12 @@ async def status(request: Request[Any, Any, Any], views: Views, run: Run, settin
     """Model, SAEs, layers, tokens counted, speed, queue, snapshot and checkpoint.
 
     `tokens` are those in the counts; `lag_tokens` of them are not in the published snapshot yet; `queue_tokens` (an estimate) have
-    arrived and wait.
+    arrived and wait. While the engine still loads the model the state is `starting` and there are no layers.
     """
-    description = run.description()
+    try:
+        description = run.description()
+    except NotReady:
+        description = RunDescription(model=settings.model or "", saes=settings.saes or "", layers=[])
     return answer(request, status_answer(description, await views.status(), await views.snapshot(), settings))
 
 
