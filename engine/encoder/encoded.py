@@ -89,7 +89,8 @@ def set_aside(segment: Segment, places: TokenPlaces, faults: np.ndarray, hooks: 
     found: list[SetAside] = []
     for unit in np.unique(places.unit[faults >= 0]).tolist():
         tokens = np.flatnonzero(places.unit == unit)
-        worst = tokens[faults[tokens] >= 0][0]
+        broken = tokens[faults[tokens] >= 0]
+        worst = broken[faults[broken].argmin()]  # the earliest layer: attention carries a NaN to all tokens of the later ones
         piece = segment.pieces[int(places.piece[worst])]
         offset = piece.start + int(places.index[worst]) - _start(segment, int(places.piece[worst]))
         document = (piece.upload, piece.number)

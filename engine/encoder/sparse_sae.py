@@ -92,10 +92,12 @@ def _activation(architecture: str, sae: Any) -> Callable[[Tensor, Tensor], Tenso
         case "standard":
             return lambda x, buffer: _before(sae, x, buffer)
         case "jumprelu":
-            # relu(h) · (h > threshold): the product keeps NaN, and what is ≤ 0 after it is dropped as the ReLU would have.
+            # relu(h) · (h > threshold) without the ReLU: filling what is not above keeps NaN. A threshold of NaN is never passed.
+            thresholds = sae.threshold.nan_to_num(nan=float("inf"), posinf=float("inf"), neginf=float("-inf"))
+
             def jump(x: Tensor, buffer: Tensor) -> Tensor:
                 hidden = _before(sae, x, buffer)
-                return hidden.mul_(hidden > sae.threshold)
+                return hidden.masked_fill_(hidden <= thresholds, 0)
 
             return jump
         case "gated":
@@ -104,7 +106,7 @@ def _activation(architecture: str, sae: Any) -> Callable[[Tensor, Tensor], Tenso
             def gate(x: Tensor, buffer: Tensor) -> Tensor:
                 x = sae.process_sae_in(x)
                 opened = (x @ sae.W_enc).add_(sae.b_gate) > 0
-                return torch.mm(x, magnitudes, out=buffer).add_(sae.b_mag).mul_(opened)
+                return torch.mm(x, magnitudes, out=buffer).add_(sae.b_mag).relu_().mul_(opened)  # −inf · 0 would be NaN
 
             return gate
         case "topk":
