@@ -1,0 +1,342 @@
+"""compact, accumulate and segmented_topk: every implementation against the reference, on shapes with a reason to be there."""
+
+from collections.abc import Iterator
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from kernel_forms import Form, on_cpu, triton_form
+
+from kernels import Csr, accumulate, compact, reference, segmented_topk
+
+UP, DOWN = 37, 70  # prime, and no multiple of any block: neither 8 x 64 pairs nor 64 features
+
+
+@pytest.fixture(scope="module", params=["numba", "triton"])
+def form(request: pytest.FixtureRequest) -> Iterator[Form]:
+    if request.param == "numba":
+        yield Form("numba", on_cpu)
+    else:
+        with triton_form() as found:
+            yield found
+
+
+def dense(tokens: int, features: int, active: float = 0.3, seed: int = 0) -> torch.Tensor:
+    """float32 [tokens, features] with negative values where a feature is not active."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(tokens, features, generator=generator) + 0.01
+    return torch.where(torch.rand(tokens, features, generator=generator) < active, values, -values)
+
+
+def tables(up: int, down: int, dtype: torch.dtype = torch.int32) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(up, down, dtype=dtype), torch.zeros(up, down, dtype=torch.float64)
+
+
+def assert_same_csr(found: Csr, expected: Csr) -> None:
+    for part, (have, want) in zip(Csr._fields, zip(found, expected, strict=True), strict=True):
+        assert have.dtype == want.dtype, part
+        assert np.array_equal(have.numpy(), want.numpy(), equal_nan=part == "values"), part
+
+
+def assert_same_tables(found: tuple[torch.Tensor, torch.Tensor], expected: tuple[torch.Tensor, torch.Tensor]) -> None:
+    assert found[0].dtype == expected[0].dtype
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=0)
+
+
+def with_column(values: torch.Tensor, feature: int, value: float) -> torch.Tensor:
+    values[:, feature] = value
+    return values
+
+
+def with_row(values: torch.Tensor, token: int, value: float) -> torch.Tensor:
+    values[token] = value
+    return values
+
+
+SHAPES = {
+    "ordinary": (dense(50, UP), dense(50, DOWN, seed=1)),
+    "empty-batch": (dense(0, UP), dense(0, DOWN)),
+    "one-token": (dense(1, UP), dense(1, DOWN, seed=1)),
+    "nothing-active": (-dense(5, UP).abs(), -dense(5, DOWN).abs()),
+    "only-upstream-active": (dense(5, UP), -dense(5, DOWN).abs()),
+    "everything-active": (dense(9, UP, 1.0), dense(9, DOWN, 1.0)),
+    "feature-never-fires": (with_column(dense(20, UP), 3, 0.0), with_column(dense(20, DOWN, seed=1), 5, -0.0)),
+    "feature-always-fires": (with_column(dense(20, UP), 0, 2.0), with_column(dense(20, DOWN, seed=1), DOWN - 1, 3.0)),
+    "token-without-features": (with_row(dense(8, UP), 2, 0.0), with_row(dense(8, DOWN, seed=1), 7, 0.0)),
+    "one-feature": (dense(12, 1, 0.5), dense(12, 1, 0.5, seed=1)),
+    "D-a-multiple-of-the-block": (dense(4, 128), dense(4, 64, seed=1)),
+    "D-one-above-the-block": (dense(4, 1025, 0.05), dense(4, 65, seed=1)),
+    "tokens-fewer-than-threads": (dense(1, UP, 1.0), dense(1, DOWN, 1.0)),
+    "tiny-and-huge-values": (with_column(dense(6, UP), 1, 1e-38), with_column(dense(6, DOWN, seed=1), 1, 3e38)),
+}
+
+by_shape = pytest.mark.parametrize(("up", "down"), SHAPES.values(), ids=SHAPES.keys())
+
+
+@by_shape
+def test_compact_equals_the_reference(form: Form, up: torch.Tensor, down: torch.Tensor) -> None:
+    assert_same_csr(form.compact(up), reference.compact(up))
+    assert_same_csr(form.compact(down), reference.compact(down))
+
+
+def test_compact_lets_nan_and_inf_through_and_nothing_else_that_is_not_positive(form: Form) -> None:
+    row = torch.tensor([[1.0, float("nan"), -1.0, float("inf"), float("-inf"), 0.0, -0.0, 1e-45]])
+    wide = torch.cat([torch.zeros(1, 130), row, torch.zeros(1, 60), row], dim=1)
+    found = form.compact(wide)
+    assert found.features.tolist() == [130, 131, 133, 137, 198, 199, 201, 205]
+    assert_same_csr(found, reference.compact(wide))
+
+
+@by_shape
+@pytest.mark.parametrize("thresholds", ["no-thresholds", "upstream-only", "downstream-only", "thresholds"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=["int32-counts", "int64-counts"])
+def test_accumulate_equals_the_reference(
+    form: Form, up: torch.Tensor, down: torch.Tensor, thresholds: str, dtype: torch.dtype
+) -> None:
+    batch = reference.compact(up), reference.compact(down)
+    limits = (
+        torch.linspace(0, 1, up.shape[1]) if thresholds in ("upstream-only", "thresholds") else None,
+        torch.linspace(1, 0, down.shape[1]) if thresholds in ("downstream-only", "thresholds") else None,
+    )
+    found, expected = tables(up.shape[1], down.shape[1], dtype), tables(up.shape[1], down.shape[1], dtype)
+    form.accumulate(*batch, *limits, *found)
+    reference.accumulate(*batch, *limits, *expected)
+    assert_same_tables(found, expected)
+
+
+def test_a_threshold_that_is_met_exactly_does_not_count(form: Form) -> None:
+    one = reference.compact(torch.full((1, 2), 0.5))
+    found = tables(2, 2)
+    form.accumulate(one, one, torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]), *found)
+    assert found[0].tolist() == [[0, 0], [1, 1]]
+    assert found[1].tolist() == [[0.25, 0.25], [0.25, 0.25]]
+
+
+def test_two_calls_equal_one(form: Form) -> None:
+    up, down = dense(30, UP), dense(30, DOWN, seed=1)
+    once, twice = tables(UP, DOWN), tables(UP, DOWN)
+    form.accumulate(reference.compact(up), reference.compact(down), None, None, *once)
+    for part in (slice(0, 11), slice(11, 30)):
+        form.accumulate(reference.compact(up[part]), reference.compact(down[part]), None, None, *twice)
+    assert_same_tables(twice, once)
+
+
+def test_tables_that_have_counts_already_keep_them_even_above_float32_integers(form: Form) -> None:
+    found = torch.full((UP, DOWN), 2**24 + 1, dtype=torch.int32), torch.full((UP, DOWN), 7.0, dtype=torch.float64)
+    batch = reference.compact(dense(1, UP, 1.0)), reference.compact(dense(1, DOWN, 1.0))
+    form.accumulate(*batch, None, None, *found)
+    assert (found[0] == 2**24 + 2).all()
+    assert (found[1] > 7.0).all()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tokens=st.integers(0, 12),
+    widths=st.tuples(st.integers(1, 70), st.integers(1, 140)),
+    active=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    thresholded=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_any_batch_gives_what_the_reference_gives(
+    form: Form, tokens: int, widths: tuple[int, int], active: float, thresholded: bool, seed: int
+) -> None:
+    up, down = dense(tokens, widths[0], active, seed), dense(tokens, widths[1], active, seed + 1)
+    batch = form.compact(up), form.compact(down)
+    assert_same_csr(batch[0], reference.compact(up))
+    assert_same_csr(batch[1], reference.compact(down))
+    limits = (torch.full((widths[0],), 0.4), torch.full((widths[1],), 0.6)) if thresholded else (None, None)
+    found, expected = tables(*widths), tables(*widths)
+    form.accumulate(*batch, *limits, *found)
+    reference.accumulate(*batch, *limits, *expected)
+    assert_same_tables(found, expected)
+
+
+def long_batch(tokens: int) -> tuple[Csr, Csr]:
+    """Rows of both kinds at Dd = 300: feature 0 always fires (through the row buffer), the others rarely (straight to the table)."""
+    up = with_column(dense(tokens, 90, 0.01), 0, 0.1)
+    return compact(up), compact(with_column(dense(tokens, 300, 0.05, seed=1), 7, 0.1))
+
+
+@pytest.mark.parametrize("thresholded", [False, True], ids=["no-thresholds", "thresholds"])
+def test_thin_and_thick_rows_of_a_long_batch_equal_the_reference(thresholded: bool) -> None:
+    batch = long_batch(3000)
+    limits = (torch.full((90,), 0.05), torch.full((300,), 0.5)) if thresholded else (None, None)
+    found, expected = tables(90, 300), tables(90, 300)
+    accumulate(*batch, *limits, *found)
+    reference.accumulate(*batch, *limits, *expected)
+    assert_same_tables(found, expected)
+
+
+def test_equal_addends_do_not_drift() -> None:
+    ones = compact(torch.full((20_000, 1), 0.1))
+    found = tables(1, 1)
+    accumulate(ones, ones, None, None, *found)
+    assert found[0].item() == 20_000
+    assert found[1].item() == pytest.approx(20_000 * float(np.float32(0.1)) ** 2, rel=1e-12)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    batch, results = long_batch(3000), []
+    wide = dense(3000, 1000, 0.02)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found = tables(90, 300)
+            accumulate(*batch, None, None, *found)
+            results.append((*found, *compact(wide)))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(have, want) for have, want in zip(result, results[0], strict=True))
+
+
+def test_compact_grows_when_more_is_active_than_it_allocated_for() -> None:
+    full = dense(40, 700, 1.0)
+    assert_same_csr(compact(full), reference.compact(full))
+
+
+GOOD = reference.compact(dense(4, UP)), reference.compact(dense(4, DOWN, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        pytest.param(dense(3, 4).double(), "dense is float64, it must be float32", id="float64"),
+        pytest.param(dense(3, 4)[0], r"dense has shape \[4\], it must be \[any, any\]", id="one-dimension"),
+        pytest.param(dense(3, 4).T, "dense is not contiguous", id="transposed"),
+    ],
+)
+def test_compact_refuses_what_it_would_misread(wrong: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compact(wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"counts": torch.zeros(UP, DOWN)}, "counts is float32, it must be int32 or int64", id="float-counts"),
+        pytest.param({"products": torch.zeros(UP, DOWN)}, "products is float32, it must be float64", id="float32-products"),
+        pytest.param({"products": tables(DOWN, UP)[1].T}, "products is not contiguous", id="products-not-contiguous"),
+        pytest.param({"products": tables(UP, UP)[1]}, r"products has shape \[37, 37\], it must be \[37, 70\]", id="other-shape"),
+        pytest.param({"up": GOOD[0]._replace(features=GOOD[0].features.long())}, "up.features is int64", id="int64-features"),
+        pytest.param({"down": GOOD[1]._replace(values=GOOD[1].values[:-1])}, "down.values has shape", id="values-too-short"),
+        pytest.param(
+            {"down": reference.compact(dense(5, DOWN))}, r"down.offsets has shape \[6\], it must be \[5\]", id="other-tokens"
+        ),
+        pytest.param({"up": GOOD[0]._replace(offsets=GOOD[0].offsets + 1)}, "up.offsets must rise from 0 to", id="offsets-shifted"),
+        pytest.param(
+            {"up": GOOD[0]._replace(features=GOOD[0].features + 1)}, r"up.features .* in \[0, 37\)", id="feature-too-large"
+        ),
+        pytest.param(
+            {"down": GOOD[1]._replace(features=-GOOD[1].features - 1)}, r"down.features .* in \[0, 70\)", id="negative-feature"
+        ),
+        pytest.param({"up_thresholds": torch.zeros(3)}, r"up_thresholds has shape \[3\], it must be \[37\]", id="threshold-length"),
+    ],
+)
+def test_accumulate_refuses_what_it_would_misread_and_changes_nothing(change: dict, message: str) -> None:
+    counts, products = tables(UP, DOWN)
+    arguments = {
+        "up": GOOD[0],
+        "down": GOOD[1],
+        "up_thresholds": None,
+        "down_thresholds": None,
+        "counts": counts,
+        "products": products,
+    }
+    with pytest.raises(ValueError, match=message):
+        accumulate(**(arguments | change))
+    assert not counts.any()
+    assert not products.any()
+
+
+@pytest.mark.parametrize("shape", ["one-group", "empty-groups", "ties", "nan-and-infinities", "k-above-every-group", "no-groups"])
+def test_segmented_topk_equals_the_reference(shape: str) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=60)
+    offsets = np.array([0, 7, 7, 30, 31, 60])
+    if shape == "one-group":
+        offsets = np.array([0, 60])
+    elif shape == "empty-groups":
+        offsets = np.array([0, 0, 0, 60, 60])
+    elif shape == "ties":
+        scores = np.round(scores)
+    elif shape == "nan-and-infinities":
+        scores[::3], scores[1::6], scores[2::7] = np.nan, np.inf, -np.inf
+    elif shape == "no-groups":
+        offsets = np.array([0])
+    k = 40 if shape == "k-above-every-group" else 5
+    found = segmented_topk(offsets, scores, k)
+    assert found.dtype == np.int64
+    assert np.array_equal(found, reference.segmented_topk(offsets, scores, k))
+    assert torch.equal(segmented_topk(torch.from_numpy(offsets), torch.from_numpy(scores), k), torch.from_numpy(found))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=st.lists(
+        st.lists(st.sampled_from([float("nan"), -1.0, 0.0, 0.5, 2.0, float("inf"), float("-inf")]), max_size=9), max_size=6
+    ),
+    k=st.integers(1, 5),
+)
+def test_segmented_topk_of_any_groups_equals_the_reference(groups: list[list[float]], k: int) -> None:
+    offsets = np.cumsum([0, *map(len, groups)], dtype=np.int64)
+    scores = np.array([score for group in groups for score in group], dtype=np.float64)
+    assert np.array_equal(segmented_topk(offsets, scores, k), reference.segmented_topk(offsets, scores, k))
+
+
+@pytest.mark.parametrize(
+    ("offsets", "scores", "k", "message"),
+    [
+        pytest.param(np.array([0, 2]), np.zeros(2, np.float32), 1, "scores is float32", id="float32-scores"),
+        pytest.param(np.array([0, 2], np.int32), np.zeros(2), 1, "offsets is int32", id="int32-offsets"),
+        pytest.param(np.array([0, 2]), np.zeros(2), 0, "k is 0, it must be at least 1", id="k-zero"),
+        pytest.param(np.array([0, 3]), np.zeros(2), 1, "at most 2", id="offsets-beyond-the-scores"),
+        pytest.param(np.array([0, 2, 1, 2]), np.zeros(2), 1, "must rise", id="falling-offsets"),
+    ],
+)
+def test_segmented_topk_refuses_what_it_would_misread(offsets: np.ndarray, scores: np.ndarray, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        segmented_topk(offsets, scores, k)
+
+
+@pytest.mark.parametrize("counts", ["i32", "i64"])
+@pytest.mark.parametrize("thresholded", [False, True], ids=["no-thresholds", "thresholds"])
+def test_accumulate_compiles_for_sm_90_with_relaxed_atomics(counts: str, thresholded: bool) -> None:
+    from kernels.gpu.accumulate import BLOCK_DOWN, BLOCK_UP, add_pairs
+
+    pointers = {name: "*i32" for name in ("up_offsets", "up_features", "down_offsets", "down_features")}
+    pointers |= {name: "*fp32" for name in ("up_values", "down_values", "up_thresholds", "down_thresholds")}
+    constants = {
+        "THRESHOLDED_UP": thresholded,
+        "THRESHOLDED_DOWN": thresholded,
+        "BLOCK_UP": BLOCK_UP,
+        "BLOCK_DOWN": BLOCK_DOWN,
+    }
+    ptx = compiled_for_sm_90(add_pairs, pointers | {"counts": f"*{counts}", "products": "*fp64", "width": "i32"}, constants)
+    assert f"relaxed.add.u{counts[1:]}" in ptx
+    assert "relaxed.add.f64" in ptx
+    assert "acq_rel" not in ptx
+
+
+def test_compact_compiles_for_sm_90() -> None:
+    from kernels.gpu.compact import BLOCK, count_active, write_active
+
+    compiled_for_sm_90(count_active, {"dense": "*fp32", "lengths": "*i32", "width": "i32"}, {"BLOCK": BLOCK})
+    pointers = {"dense": "*fp32", "offsets": "*i32", "features": "*i32", "values": "*fp32", "width": "i32"}
+    compiled_for_sm_90(write_active, pointers, {"BLOCK": BLOCK})
+
+
+def compiled_for_sm_90(kernel, arguments: dict[str, str], constants: dict) -> str:
+    """The PTX; the cubin must be there too."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {name: arguments.get(name, "constexpr") for name in kernel.arg_names}
+    built = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32))
+    assert len(built.asm["cubin"]) > 0
+    return built.asm["ptx"]
