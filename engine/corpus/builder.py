@@ -26,6 +26,10 @@ class _Builder:
         """Nothing to seal: an upload of one empty document is something."""
         return not (self._pieces or self.finished or self.failed)
 
+    @property
+    def pieces(self) -> int:
+        return len(self._pieces)
+
     def finish(self, upload: str) -> None:
         """The last document of `upload` is in."""
         self.finished.append(upload)
