@@ -155,7 +155,7 @@ def test_any_batch_gives_what_the_reference_gives(
 
 
 def long_batch(tokens: int) -> tuple[Csr, Csr]:
-    """Rows of both kinds at Dd = 300: feature 0 always fires (through the row buffer), the others rarely (straight to the table)."""
+    """Rows of both kinds at Dd = 300: feature 0 always fires (through the row buffer), the others rarely (straight to it)."""
     up = with_column(dense(tokens, 90, 0.01), 0, 0.1)
     return compact(up), compact(with_column(dense(tokens, 300, 0.05, seed=1), 7, 0.1))
 

@@ -124,10 +124,10 @@ def add_rows(
             continue
         row_counts, row_products = counts[row], products[row]
         if updates[row] < thick:
-            prefetch_cells(tokens[begin], offsets, indices, row_counts, row_products)
+            prefetch_cells(int(tokens[begin]), offsets, indices, row_counts, row_products)
             for column in range(begin, end):
                 if column + 1 < end:
-                    prefetch_cells(tokens[column + 1], offsets, indices, row_counts, row_products)
+                    prefetch_cells(int(tokens[column + 1]), offsets, indices, row_counts, row_products)
                     prefetch_entries(column + 1 + LINES_AHEAD, end, tokens, offsets, indices)
                 token, a = tokens[column], np.float64(values[column])
                 for entry in range(offsets[token], offsets[token + 1]):

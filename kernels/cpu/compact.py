@@ -38,9 +38,9 @@ def scan(dense: np.ndarray, features: np.ndarray, values: np.ndarray, offsets: n
             return token
         row = dense[token]
         for start in range(0, whole, BLOCK):
-            active = 0
+            active = np.int32(0)
             for lane in range(BLOCK):
-                active += not (row[start + lane] <= 0)
+                active = np.int32(active | np.int32(not (row[start + lane] <= 0)))  # 32 bits: as wide as what is compared
             if active:
                 for feature in range(start, start + BLOCK):
                     value = row[feature]

@@ -1,5 +1,9 @@
 """`prefetch(array, index)` for compiled code: asks for a cache line before it is needed, and never faults."""
 
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -9,8 +13,8 @@ READ, INTO_L2, DATA = 0, 2, 1  # arguments of LLVM's prefetch: L2, because L1 wo
 
 
 @intrinsic
-def prefetch(typingctx, array, index):
-    """Prefetches the cache line of array[index]; array is one-dimensional and contiguous, index may lie outside of it."""
+def _prefetch(typingctx, array, index):
+    """array is one-dimensional and contiguous, index may lie outside of it."""
 
     def generate(context, builder, signature, arguments):
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0]).data
@@ -23,3 +27,6 @@ def prefetch(typingctx, array, index):
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
+
+
+prefetch = cast(Callable[[np.ndarray, int], None], _prefetch)  # as compiled code calls it: numba fills in the typing context

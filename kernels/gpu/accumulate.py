@@ -8,6 +8,8 @@ acquire-release order would flush for nothing. Counts are integers and come out 
 differ in the last bits from run to run.
 """
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -77,6 +79,12 @@ def accumulate(
     """See `kernels.accumulate`. Features are not checked here (that would synchronise): a Csr from `compact` is always in range."""
     if up.tokens == 0 or up.features.shape[0] == 0 or down.features.shape[0] == 0:
         return
+    constants: dict[str, Any] = {
+        "THRESHOLDED_UP": up_thresholds is not None,
+        "THRESHOLDED_DOWN": down_thresholds is not None,
+        "BLOCK_UP": BLOCK_UP,
+        "BLOCK_DOWN": BLOCK_DOWN,
+    }
     add_pairs[(up.tokens, SHARES)](
         *up,
         *down,
@@ -85,8 +93,5 @@ def accumulate(
         counts,
         products,
         counts.shape[1],
-        THRESHOLDED_UP=up_thresholds is not None,
-        THRESHOLDED_DOWN=down_thresholds is not None,
-        BLOCK_UP=BLOCK_UP,
-        BLOCK_DOWN=BLOCK_DOWN,
+        **constants,
     )
