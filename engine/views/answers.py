@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from engine.errors import BadValue
+from engine.encoder.description import RunDescription
+from engine.errors import BadValue, Unknown
 from engine.measures import MEASURES, PairCounts, estimates, reason
 from engine.views.records import DIRECTIONS, Direction, FeatureRecord, Snapshot
 
@@ -222,6 +223,17 @@ def record_neighbors(
     return neighbors(
         feature, own, tables, snapshot_answer(snapshot), direction=direction, measure=measure, k=k, min_support=min_support
     )
+
+
+def unknown(run: RunDescription, feature: Feature) -> Unknown | None:
+    """The error for a feature that the run does not have; None for one that it has."""
+    layer, index = feature
+    if not 0 <= layer < len(run.layers):
+        return Unknown(f"there is no layer {layer}: this run has layers 0 to {len(run.layers) - 1}")
+    found = run.layers[layer]
+    if not 0 <= index < found.features:
+        return Unknown(f"there is no feature {layer}:{index}: layer {layer} ({found.hook}) has features 0 to {found.features - 1}")
+    return None
 
 
 def no_table(feature: Feature, direction: Direction, pairs: Sequence[tuple[int, int]]) -> BadValue:

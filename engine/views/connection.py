@@ -7,6 +7,8 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from engine.errors import NoRedis
+
 TIMEOUT_SECONDS = 5.0
 """A local Redis answers in under a millisecond; one that needs 5 s is stuck, and the engine must go on counting without it."""
 
@@ -17,10 +19,14 @@ _RETRIES = 1
 _MOST_CONNECTIONS = 10_000
 
 
-def connect(url: str) -> redis.Redis:
-    """A client for the engine (blocking calls)."""
+def connect(url: str | None) -> redis.Redis:
+    """A client for the engine (blocking calls); it connects at its first command.
+
+    Raises:
+        NoRedis: there is no address.
+    """
     return redis.Redis.from_url(
-        url,
+        _required(url),
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=1.0,
         retry=Retry(NoBackoff(), _RETRIES),
@@ -28,14 +34,20 @@ def connect(url: str) -> redis.Redis:
     )
 
 
-def connect_async(url: str) -> redis.asyncio.Redis:
-    """A client for the API."""
+def connect_async(url: str | None) -> redis.asyncio.Redis:
+    """A client for the API; else as `connect`."""
     from redis.asyncio.retry import Retry as AsyncRetry
 
     return redis.asyncio.Redis.from_url(
-        url,
+        _required(url),
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=1.0,
         retry=AsyncRetry(NoBackoff(), _RETRIES),
         max_connections=_MOST_CONNECTIONS,
     )
+
+
+def _required(url: str | None) -> str:
+    if url is None:
+        raise NoRedis("the settings name no redis_url: `saestream serve` starts a private Redis and fills it in")
+    return url

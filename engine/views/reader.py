@@ -15,9 +15,9 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from engine.encoder.description import RunDescription
-from engine.errors import BadValue, NotReady, Unknown
+from engine.errors import BadValue, NotReady
 from engine.views import scripts
-from engine.views.answers import NeighborsAnswer, SimilarityAnswer, check_ranking, no_table, record_neighbors
+from engine.views.answers import NeighborsAnswer, SimilarityAnswer, check_ranking, no_table, record_neighbors, unknown
 from engine.views.keys import Keys
 from engine.views.records import (
     ConvergenceRecord,
@@ -82,7 +82,8 @@ class Views:
         """
         snapshot, (record,) = await self.features([(layer, index)])
         if record is None:
-            raise _unknown(await self.run(), (layer, index))
+            error = unknown(await self.run(), (layer, index))
+            raise error or NotReady(f"feature {layer}:{index} is not published yet")
         return snapshot, record
 
     async def neighbors(
@@ -226,11 +227,3 @@ def _is_version(text: str) -> bool:
     except ValueError:
         return False
     return version.epoch >= 0 and version.number >= 0
-
-
-def _unknown(run: RunDescription, feature: Feature) -> Unknown:
-    layer, index = feature
-    if not 0 <= layer < len(run.layers):
-        return Unknown(f"there is no layer {layer}: this run has layers 0 to {len(run.layers) - 1}")
-    found = run.layers[layer]
-    return Unknown(f"there is no feature {layer}:{index}: layer {layer} ({found.hook}) has features 0 to {found.features - 1}")

@@ -1,0 +1,67 @@
+"""Running top lists: the best cells of every row and of every column of a table, in one pass over its cells.
+
+`segmented_topk` needs the cells of a group side by side: for columns that is a sort of all cells and a permutation of every score,
+half of a sweep's time. Here a cell is compared with the worst that its row and its column keep, wherever it comes; nearly all fail
+both compares, and a list takes a new cell by insertion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numba
+import numpy as np
+
+
+class BestCells:
+    """The k best cells of each row and each column by one measure, best first; ties go to the cell that was offered first.
+
+    Attributes:
+        rows, columns: int64 `[Du, k]` and `[Dd, k]`, ids of cells; −1 where there are fewer.
+    """
+
+    def __init__(self, rows: int, columns: int, k: int) -> None:
+        self.rows, self._row_scores = _empty(rows, k)
+        self.columns, self._column_scores = _empty(columns, k)
+
+    def offer(self, up: np.ndarray, down: np.ndarray, cells: np.ndarray, scores: np.ndarray) -> None:
+        """Offer some cells.
+
+        Args:
+            up, down: int32 `[n]`, row and column of each.
+            cells: int64 `[n]`, their ids.
+            scores: float64 `[n]`; NaN is never kept.
+        """
+        _offer(up, down, cells, scores, self.rows, self._row_scores, self.columns, self._column_scores)
+
+
+def _empty(groups: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full((groups, k), -1, np.int64), np.full((groups, k), -np.inf)
+
+
+# numba's decorator is untyped; `cache` keeps the compiled code beside the source, 2 s at the first start otherwise.
+_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
+
+
+@_compile
+def _insert(kept, kept_scores, cell, score):
+    slot = len(kept) - 1
+    while slot > 0 and score > kept_scores[slot - 1]:
+        kept[slot] = kept[slot - 1]
+        kept_scores[slot] = kept_scores[slot - 1]
+        slot -= 1
+    kept[slot] = cell
+    kept_scores[slot] = score
+
+
+@_compile
+def _offer(up, down, cells, scores, rows, row_scores, columns, column_scores):
+    last = rows.shape[1] - 1
+    for at in range(len(cells)):
+        score = scores[at]
+        i, j = up[at], down[at]
+        if score > row_scores[i, last]:  # false for NaN
+            _insert(rows[i], row_scores[i], cells[at], score)
+        if score > column_scores[j, last]:
+            _insert(columns[j], column_scores[j], cells[at], score)

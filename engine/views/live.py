@@ -1,0 +1,293 @@
+"""The engine's side of live requests: a thread that answers from the running tables while the main loop counts.
+
+1. The thread pops requests. Similarity and neighbours take the lock that counting holds, copy the cells that they need (0.1–6 ms),
+   and are computed and answered outside of it.
+2. Contexts need the encoder, which belongs to the main loop: they go onto a queue, and the loop answers them between micro-batches
+   (`answer_pending`). An idle loop sleeps in `wait`, which a context request ends.
+
+A request that fails says so to the one who asked; a defect of ours is logged whole and answered without detail. Redis being away
+ends nothing: the thread tries again until it is stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import msgspec
+import numpy as np
+import redis
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from engine.errors import BadValue, SaestreamError, Unknown
+from engine.measures import PairCounts
+from engine.views import answers
+from engine.views.answers import NeighborsAnswer, OneSide, SimilarityAnswer, live_snapshot, name, no_table, pair_names
+from engine.views.connection import connect
+from engine.views.contexts import EncodeWindow, context_of
+from engine.views.decoder import DecoderCosines
+from engine.views.keys import Keys
+from engine.views.records import NEIGHBOR
+from engine.views.requests import (
+    REPLY_SECONDS,
+    ContextsAnswer,
+    ContextsRequest,
+    Envelope,
+    NeighborsRequest,
+    SimilarityRequest,
+    pack_answer,
+    pack_error,
+)
+
+if TYPE_CHECKING:
+    from engine.counts.state import State
+    from engine.encoder.description import RunDescription
+    from engine.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MOST_CONTEXTS = 16
+"""Features of one contexts request: each may need a forward pass of its own, some 20 ms, in which nothing is counted."""
+
+_POLL_SECONDS = 1  # how long a pop waits, and with it how long `stop` may take
+_AWAY_SECONDS = 0.2  # between attempts while Redis is away
+_PENDING_SECONDS = 0.25  # of a loop's turn for contexts; what is left waits for the next turn
+
+
+class _Marginal(NamedTuple):
+    count: int
+    sum: float
+    sum_of_squares: float
+
+
+class LiveQueries(threading.Thread):
+    """Answers requests about the running state.
+
+    Attributes:
+        pending: context requests that wait for the main loop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        description: RunDescription,
+        state: State,
+        lock: threading.Lock,
+        cosines: DecoderCosines | None = None,
+        decode: Callable[[int], str] | None = None,
+    ) -> None:
+        """
+        Args:
+            settings: `redis_url` and `redis_prefix`.
+            description: of the run.
+            state: what is counted into, always under `lock`.
+            lock: held by the main loop for `state.add` alone.
+            cosines: of the decoder directions; None in a run without a model.
+            decode: token id → its text; None in a run without a model.
+
+        Raises:
+            NoRedis: the settings name no Redis.
+        """
+        super().__init__(name="live queries", daemon=True)
+        self.pending: queue.Queue[tuple[Envelope, ContextsRequest]] = queue.Queue()
+        self._client = connect(settings.redis_url)
+        self._keys = Keys(settings.redis_prefix)
+        self._description = description
+        self._state = state
+        self._lock = lock
+        self._cosines = cosines or DecoderCosines(None, ())
+        self._decode = decode
+        self._ending = threading.Event()
+        self._woken = threading.Event()
+
+    def run(self) -> None:
+        """Answer until `stop`."""
+        away = False
+        while not self._ending.is_set():
+            try:
+                popped = cast("tuple[bytes, bytes] | None", self._client.blpop([self._keys.requests], timeout=_POLL_SECONDS))
+            except RedisTimeout:
+                continue
+            except (redis.RedisError, OSError) as error:
+                if not away:
+                    log.warning("live requests can't be read, Redis fails: %s; trying until it is back", error)
+                away = True
+                self._ending.wait(_AWAY_SECONDS)
+                continue
+            away = False
+            if popped is not None:
+                self._take(popped[1])
+
+    def stop(self) -> None:
+        """End the thread, within about a second."""
+        self._ending.set()
+        if self.is_alive():
+            self.join()
+        self._client.close()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep for so long, or until a request needs the main loop."""
+        self._woken.wait(seconds)
+
+    def answer_pending(self, encode_window: EncodeWindow) -> int:
+        """Answer context requests, for at most about 0.25 s and at least one if there is any. Call it from the main loop.
+
+        Args:
+            encode_window: position in the log → the window that holds it, encoded.
+
+        Returns:
+            How many were answered.
+        """
+        began, answered = time.monotonic(), 0
+        while time.monotonic() - began < _PENDING_SECONDS:
+            try:
+                envelope, request = self.pending.get_nowait()
+            except queue.Empty:
+                self._woken.clear()
+                if self.pending.empty():  # else one came between the two
+                    break
+                continue
+            if envelope.deadline > time.time():
+                self._answer(envelope, lambda request=request: self._contexts(request, encode_window))
+                answered += 1
+        return answered
+
+    def _take(self, packed: bytes) -> None:
+        try:
+            envelope = msgspec.msgpack.decode(packed, type=Envelope)
+        except msgspec.DecodeError as error:
+            log.error("a live request that is none was dropped: %s", error)
+            return
+        if envelope.deadline <= time.time():
+            return
+        request = envelope.request
+        if isinstance(request, ContextsRequest):
+            self.pending.put((envelope, request))
+            self._woken.set()
+        elif isinstance(request, SimilarityRequest):
+            self._answer(envelope, lambda: self.similarity(request))
+        else:
+            self._answer(envelope, lambda: self.neighbors(request))
+
+    def _answer(self, envelope: Envelope, make: Callable[[], SimilarityAnswer | NeighborsAnswer | ContextsAnswer]) -> None:
+        try:
+            packed = pack_answer(make())
+        except SaestreamError as error:
+            packed = pack_error(error)
+        except Exception:  # one bad request must not end the thread that serves all others, nor the engine
+            log.exception("a live request failed: %r", envelope.request)
+            packed = pack_error(SaestreamError("the engine failed on this request; its log says why"))
+        try:
+            with self._client.pipeline() as pipe:
+                pipe.rpush(self._keys.reply(envelope.id), packed)
+                pipe.expire(self._keys.reply(envelope.id), REPLY_SECONDS)
+                pipe.execute()
+        except (redis.RedisError, OSError) as error:
+            log.warning("a live answer was lost, Redis fails: %s", error)
+
+    def similarity(self, request: SimilarityRequest) -> SimilarityAnswer:
+        """Every measure of one pair from the running counts.
+
+        Raises:
+            Unknown: a feature or a layer pair that the run does not have.
+        """
+        up, down = request.up, request.down
+        self._check(up)
+        self._check(down)
+        pair = up[0], down[0]
+        if pair not in self._state.pairs:
+            raise Unknown(
+                f"{name(up)} and {name(down)}: layers {pair[0]}→{pair[1]} are no layer pair of this run; it has "
+                f"{pair_names(list(self._state.pairs))}"
+            )
+        with self._lock:
+            tokens = self._state.tokens
+            one, other = self._marginal(up), self._marginal(down)
+            table = self._state.pairs[pair]
+            joint, product = int(table.counts[up[1], down[1]]), float(table.products[up[1], down[1]])
+        cosine = self._cosines.of_pairs(*pair, np.array([up[1]]), np.array([down[1]]))
+        counts = PairCounts(
+            tokens=tokens,
+            up=one.count,
+            down=other.count,
+            joint=joint,
+            up_sum=one.sum,
+            down_sum=other.sum,
+            up_sumsq=one.sum_of_squares,
+            down_sumsq=other.sum_of_squares,
+            product=product,
+            decoder_cosine=float(cosine[0]),
+        )
+        return answers.similarity(up, down, counts, live_snapshot(tokens))
+
+    def neighbors(self, request: NeighborsRequest) -> NeighborsAnswer:
+        """A ranking over whole rows or columns of the running tables.
+
+        Raises:
+            BadValue: a ranking that can't be. Unknown: a feature that the run does not have.
+        """
+        answers.check_ranking(request.direction, request.measure, request.k, request.min_support, request.rank)
+        feature, downstream = request.feature, request.direction == "downstream"
+        self._check(feature)
+        pairs = [pair for pair in self._state.pairs if pair[0 if downstream else 1] == feature[0]]
+        if not pairs:
+            raise no_table(feature, request.direction, list(self._state.pairs))
+        with self._lock:
+            tokens = self._state.tokens
+            own = self._marginal(feature)
+            tables = [self._rows(pair, feature[1], downstream, request.min_support) for pair in pairs]
+        for pair, (_, rows) in zip(pairs, tables, strict=True):
+            i, j = (feature[1], rows["index"]) if downstream else (rows["index"], feature[1])
+            rows["decoder_cosine"] = self._cosines.of_pairs(*pair, np.asarray(i), np.asarray(j))
+        return answers.neighbors(
+            feature,
+            OneSide(*own),
+            tables,
+            live_snapshot(tokens),
+            direction=request.direction,
+            measure=request.measure,
+            k=request.k,
+            min_support=request.min_support,
+        )
+
+    def _rows(self, pair: tuple[int, int], index: int, downstream: bool, min_support: int) -> tuple[int, np.ndarray]:
+        """A row or column of a pair table as `NEIGHBOR [n]`, cells with the support only, and the layer that it leads to."""
+        table = self._state.pairs[pair]
+        line = (index, slice(None)) if downstream else (slice(None), index)
+        joint, product = table.counts[line].cpu().numpy(), table.products[line].cpu().numpy()
+        chosen = np.flatnonzero(joint >= min_support)
+        layer = pair[1 if downstream else 0]
+        marginals = self._state.marginals[layer]
+        rows = np.empty(len(chosen), NEIGHBOR)
+        rows["index"] = chosen
+        rows["joint"], rows["product"] = joint[chosen], product[chosen]
+        for column in ("count", "sum", "sum_of_squares"):
+            rows[column] = getattr(marginals, column).cpu().numpy()[chosen]
+        return layer, rows
+
+    def _contexts(self, request: ContextsRequest, encode_window: EncodeWindow) -> ContextsAnswer:
+        if not 1 <= len(request.features) <= MOST_CONTEXTS:
+            raise BadValue(f"{len(request.features)} features: contexts are given for 1 to {MOST_CONTEXTS} at a time")
+        for feature in request.features:
+            self._check(feature)
+        with self._lock:
+            tokens = self._state.tokens
+            positions = [int(self._state.strongest[layer].position[index]) for layer, index in request.features]
+        contexts = [
+            context_of(feature, position, request.features, encode_window, self._decode)
+            for feature, position in zip(request.features, positions, strict=True)
+            if position >= 0
+        ]
+        return ContextsAnswer(contexts=[one for one in contexts if one is not None], snapshot=live_snapshot(tokens))
+
+    def _marginal(self, feature: tuple[int, int]) -> _Marginal:
+        part, index = self._state.marginals[feature[0]], feature[1]
+        return _Marginal(int(part.count[index]), float(part.sum[index]), float(part.sum_of_squares[index]))
+
+    def _check(self, feature: tuple[int, int]) -> None:
+        if (error := answers.unknown(self._description, feature)) is not None:
+            raise error

@@ -1,0 +1,155 @@
+"""A sweep: what a publish would write of every feature, and which features have changed since the last one.
+
+1. Marginals of every layer, and the ranking of every layer pair (`engine.views.ranking`), two pairs at a time.
+2. A feature is dirty when its own numbers changed, when those of a listed partner did, or when its lists hold other features. A
+   joint count or product can't change without the numbers of both features.
+3. Records of the dirty ones: their cells are gathered once per table into `NEIGHBOR` rows, of which every record takes a slice. Per
+   record and column it would be 100,000 small arrays at the demo's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+
+from engine.views.ranking import Lists, Ranking, Side, rank_pair
+from engine.views.records import NEIGHBOR, Direction, FeatureRecord, NeighborTable
+
+if TYPE_CHECKING:
+    from engine.counts.state import State
+    from engine.views.decoder import DecoderCosines
+
+_THREADS = 2  # numpy and numba let go of the interpreter's lock; more threads would need more scores in memory at once
+
+
+class Strongest(NamedTuple):
+    """The strongest activation of each feature: value float32 `[D]`, position int64 `[D]`."""
+
+    value: np.ndarray
+    position: np.ndarray
+
+
+class Table(NamedTuple):
+    """The lists of a layer's features towards one other layer."""
+
+    layer: int  # the neighbours'
+    direction: Direction
+    lists: Lists
+    index: np.ndarray  # int32 [n], the neighbours
+
+    def signatures(self) -> np.ndarray:
+        """uint64 `[D]`: a sum of hashes of each list's indices. Two different lists agree by chance once in 2^64."""
+        with np.errstate(over="ignore"):
+            hashes = self.index.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+            hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64, Steele et al. 2014
+            hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            sums = np.zeros(len(hashes) + 1, np.uint64)
+            np.cumsum(hashes ^ (hashes >> np.uint64(31)), out=sums[1:])
+            return sums[self.lists.offsets[1:]] - sums[self.lists.offsets[:-1]]
+
+    def any_of(self, flags: np.ndarray) -> np.ndarray:
+        """bool `[D]`: whether a flag is set for any neighbour in the list."""
+        counts = np.zeros(len(self.index) + 1, np.int64)
+        np.cumsum(flags[self.index], out=counts[1:])
+        return counts[self.lists.offsets[1:]] > counts[self.lists.offsets[:-1]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One state, ranked.
+
+    Attributes:
+        tokens: N.
+        sides, strongest: per layer.
+        tables: per layer, in the order of the layer pairs.
+        signatures: per layer uint64 `[tables, D]`.
+    """
+
+    tokens: int
+    sides: tuple[Side, ...]
+    strongest: tuple[Strongest, ...]
+    tables: tuple[tuple[Table, ...], ...]
+    signatures: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, state: State, cosines: DecoderCosines, *, k: int, min_support: int) -> Sweep:
+        """Rank a state: the best `k` by each measure with a joint count of at least `min_support`. Nothing may count meanwhile."""
+        sides = tuple(
+            Side(*(column.cpu().numpy().copy() for column in (layer.count, layer.sum, layer.sum_of_squares)))
+            for layer in state.marginals
+        )
+        strongest = tuple(
+            Strongest(part.value.cpu().numpy().copy(), part.position.cpu().numpy().copy()) for part in state.strongest
+        )
+        tokens = state.tokens
+
+        def rank(pair: tuple[int, int]) -> Ranking:
+            up, down = pair
+            dense = cosines.dense(up, down)
+            found = rank_pair(state.pairs[pair], sides[up], sides[down], tokens, k=k, min_support=min_support, cosines=dense)
+            if dense is not None:
+                return found
+            return Ranking(*(_with_cosines(lists, cosines, pair) for lists in found))
+
+        with ThreadPoolExecutor(_THREADS, "rank") as pool:
+            rankings = dict(zip(state.pairs, pool.map(rank, state.pairs), strict=True))
+        tables: list[list[Table]] = [[] for _ in sides]
+        for (up, down), ranking in rankings.items():
+            tables[up].append(Table(down, "downstream", ranking.downstream, ranking.downstream.cells.down))
+            tables[down].append(Table(up, "upstream", ranking.upstream, ranking.upstream.cells.up))
+        signatures = tuple(
+            np.stack([table.signatures() for table in of_layer] or [np.zeros(len(side.count), np.uint64)])
+            for of_layer, side in zip(tables, sides, strict=True)
+        )
+        return cls(tokens, sides, strongest, tuple(map(tuple, tables)), signatures)
+
+    def dirty(self, since: Sweep | None) -> tuple[np.ndarray, ...]:
+        """Per layer bool `[D]`: features whose record is not what it was in an earlier sweep; all of them without one."""
+        if since is None:
+            return tuple(np.ones(len(side.count), bool) for side in self.sides)
+        moved = [
+            np.logical_or.reduce([now != then for now, then in zip((*side, *top), (*old_side, *old_top), strict=True)])
+            for side, top, old_side, old_top in zip(self.sides, self.strongest, since.sides, since.strongest, strict=True)
+        ]
+        dirty = []
+        for layer, tables in enumerate(self.tables):
+            changed = moved[layer] | (self.signatures[layer] != since.signatures[layer]).any(axis=0)
+            for table in tables:
+                changed |= table.any_of(moved[table.layer])
+            dirty.append(changed)
+        return tuple(dirty)
+
+    def records(self, layer: int, dirty: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        """(index, packed `FeatureRecord`) of each dirty feature of a layer, in order."""
+        chosen = np.flatnonzero(dirty)
+        tables = [(table, *self._rows(table, dirty)) for table in self.tables[layer]]
+        columns = [column[chosen].tolist() for column in (*self.sides[layer], *self.strongest[layer])]
+        encode = msgspec.msgpack.Encoder().encode
+        for at, (index, count, total, squares, value, position) in enumerate(zip(chosen.tolist(), *columns, strict=True)):
+            packed = [NeighborTable(table.layer, table.direction, rows[ends[at] : ends[at + 1]]) for table, rows, ends in tables]
+            yield index, encode(FeatureRecord(layer, index, self.tokens, count, total, squares, value, position, packed))
+
+    def _rows(self, table: Table, dirty: np.ndarray) -> tuple[memoryview, list[int]]:
+        """The `NEIGHBOR` rows of the dirty features' lists as bytes, and where each list begins in them."""
+        lengths = np.diff(table.lists.offsets)
+        keep = np.repeat(dirty, lengths)
+        cells, index = table.lists.cells, table.index[keep]
+        rows = np.empty(len(index), NEIGHBOR)
+        side = self.sides[table.layer]
+        rows["index"] = index
+        rows["count"], rows["sum"], rows["sum_of_squares"] = (column[index] for column in side)
+        rows["joint"], rows["product"] = cells.joint[keep], cells.product[keep]
+        rows["decoder_cosine"] = cells.decoder_cosine[keep]
+        ends = np.zeros(np.count_nonzero(dirty) + 1, np.int64)
+        np.cumsum(lengths[dirty] * NEIGHBOR.itemsize, out=ends[1:])
+        return rows.view(np.uint8).data, ends.tolist()
+
+
+def _with_cosines(lists: Lists, cosines: DecoderCosines, pair: tuple[int, int]) -> Lists:
+    cells = lists.cells
+    return lists._replace(cells=cells._replace(decoder_cosine=cosines.of_pairs(*pair, cells.up, cells.down)))
