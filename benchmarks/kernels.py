@@ -1,0 +1,165 @@
+"""`python -m benchmarks.kernels [--quick]`: the kernels against what they replace, one core each, both arms in the same run.
+
+- accumulate against the paper's way: counts by A_active.T @ B_active, products by A.T @ B, dense float32, added in place
+  (`addmm_`, its fastest form). The dense arm costs the same whatever is active and is timed on fewer tokens, per token.
+- compact against torch `nonzero` on the same dense output, with and without the ReLU that a SAE's encode contains.
+- The share: compact of 12 layers and accumulate of 11 pairs per token, against 703 MFLOP per token (GPT-2 small up to the last
+  hook point and 12 encoders of 24,576 features) at the matmul rate that is measured in the same run.
+"""
+
+import argparse
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.activations import dense_output, pair_batch
+from benchmarks.rows import Timing, append, measure, one_core, row
+from kernels import accumulate, compact
+from kernels.reference import densify
+
+log = logging.getLogger(__name__)
+
+PAPER = "dense float32 matmuls"
+MODEL_FLOP = 703e6  # per token
+LAYERS, PAIRS = 12, 11
+D_MODEL = 768
+MICRO_BATCH = 512  # tokens that a CPU pushes through GPT-2 and its SAEs in some seconds: the engine counts batches of this order
+
+
+def empty_tables(features: int) -> tuple[Tensor, Tensor]:
+    """int32 and float64 [features, features], written once so that no timing pays for page faults. numpy asks for huge pages."""
+    counts = torch.from_numpy(np.zeros((features, features), np.int32))
+    products = torch.from_numpy(np.zeros((features, features)))
+    return counts.fill_(1).zero_(), products.fill_(1).zero_()
+
+
+def paper_seconds_per_token(tokens: int, features: int, repeats: int) -> tuple[Timing, float]:
+    """The dense way on one batch; p50 of the seconds per token beside the timing of a call."""
+    batch = pair_batch(tokens, features, 60)
+    a, b = (densify(part, features).to(torch.float32) for part in batch)
+    counts, products = torch.ones(features, features), torch.ones(features, features)
+
+    def add() -> None:
+        counts.addmm_((a > 0).to(torch.float32).T, (b > 0).to(torch.float32))
+        products.addmm_(a.T, b)
+
+    timing = measure(add, repeats)
+    return timing, timing.p50 / tokens
+
+
+def accumulate_rows(tokens: int, dense_tokens: int, features: int, repeats: int) -> tuple[list[dict], dict[int, float]]:
+    """The paper's way, then L0 = 20, 60, 120 and one small batch; also our seconds per token at L0 = 60 by batch size."""
+    paper, paper_token = paper_seconds_per_token(dense_tokens, features, max(1, repeats // 2))
+    sizes = {"D": features, "tokens": dense_tokens}
+    rows = [row("accumulate", PAPER, sizes, paper, tokens_per_second=1 / paper_token)]
+    log.info("%s: %.1f tokens/s", PAPER, 1 / paper_token)
+    at_60: dict[int, float] = {}
+    tables = empty_tables(features)
+    for active, size in ((20, tokens), (60, tokens), (120, tokens), (60, MICRO_BATCH)):
+        batch = pair_batch(size, features, active)
+        timing = measure(lambda batch=batch: accumulate(batch.up, batch.down, None, None, *tables), repeats)
+        rate = size / timing.p50
+        ratio = paper_token * rate
+        cpu_ratio = paper.cpu_p50 / dense_tokens / (timing.cpu_p50 / size)
+        log.info("accumulate L0 = %d, T = %d: %.0f tokens/s, %.0f times (%.0f by CPU time)", active, size, rate, ratio, cpu_ratio)
+        rows.append(
+            row(
+                "accumulate",
+                "numba",
+                {"D": features, "tokens": size, "L0": active},
+                timing,
+                tokens_per_second=rate,
+                updates_per_second=batch.updates / timing.p50,
+                baseline=PAPER,
+                ratio=ratio,
+                ratio_by_cpu_time=cpu_ratio,
+            )
+        )
+        if active == 60:
+            at_60[size] = timing.p50 / size
+    return rows, at_60
+
+
+def compact_rows(tokens: int, features: int, repeats: int) -> tuple[list[dict], float]:
+    """Rows for compact and torch nonzero; also our seconds per token."""
+    encoded = dense_output(tokens, features, 60)  # before the ReLU
+    positive = torch.relu(encoded)
+
+    def torch_way(dense: Tensor) -> tuple[Tensor, Tensor]:
+        where = dense.nonzero()
+        return where, dense[where[:, 0], where[:, 1]]
+
+    arms = {
+        "torch nonzero": lambda: torch_way(positive),
+        "numba": lambda: compact(positive),
+        "relu + torch nonzero": lambda: torch_way(torch.relu(encoded)),
+        "numba, relu included": lambda: compact(encoded),
+    }
+    baselines = {"numba": "torch nonzero", "numba, relu included": "relu + torch nonzero"}
+    timings = {variant: measure(arm, repeats) for variant, arm in arms.items()}
+    rows = []
+    for variant, timing in timings.items():
+        more: dict[str, object] = {"tokens_per_second": tokens / timing.p50}
+        if variant in baselines:
+            baseline = timings[baselines[variant]]
+            more |= {"baseline": baselines[variant], "ratio": baseline.p50 / timing.p50}
+            more |= {"ratio_by_cpu_time": baseline.cpu_p50 / timing.cpu_p50}
+        log.info("compact, %s: %.1f µs a token", variant, timing.p50 / tokens * 1e6)
+        rows.append(row("compact", variant, {"D": features, "tokens": tokens, "L0": 60}, timing, **more))
+    return rows, timings["numba, relu included"].p50 / tokens
+
+
+def share_rows(compact_token: float, accumulate_token: dict[int, float], features: int, repeats: int) -> list[dict]:
+    """Compact of 12 layers and accumulate of 11 pairs, in batches of each size, as a share of model + encode at the matmul rate."""
+    tokens = 1024
+    residual, weights = torch.rand(tokens, D_MODEL), torch.rand(D_MODEL, features)
+    out = torch.empty(tokens, features)
+    timing = measure(lambda: torch.mm(residual, weights, out=out), repeats)
+    flop_per_second = 2 * tokens * D_MODEL * features / timing.p50
+    model_token = MODEL_FLOP / flop_per_second
+    rows = []
+    for size, pair_token in accumulate_token.items():
+        share = (LAYERS * compact_token + PAIRS * pair_token) / model_token
+        log.info("statistics, T = %d: %.1f %% of model + encode at %.0f GFLOP/s", size, 100 * share, flop_per_second / 1e9)
+        rows.append(
+            row(
+                "share",
+                "compact of 12 layers + accumulate of 11 pairs",
+                {"D": features, "d_model": D_MODEL, "tokens": size, "matmul_tokens": tokens},
+                timing,
+                matmul_flop_per_second=flop_per_second,
+                baseline="model + encode, 703 MFLOP per token at the measured matmul rate",
+                model_seconds_per_token=model_token,
+                compact_seconds_per_token=LAYERS * compact_token,
+                accumulate_seconds_per_token=PAIRS * pair_token,
+                share=share,
+            )
+        )
+    return rows
+
+
+def run(quick: bool) -> list[dict]:
+    """All rows; `quick` is a sixth of the dictionary and a tenth of the tokens, to see that everything works."""
+    features = 4096 if quick else 24_576
+    repeats = 3 if quick else 5
+    with one_core():
+        compacted, compact_token = compact_rows(512, features, 2 * repeats)
+        added, accumulate_token = accumulate_rows(6_144 if quick else 65_536, 256 if quick else 1_024, features, repeats)
+        return [*compacted, *added, *share_rows(compact_token, accumulate_token, features, repeats)]
+
+
+def main() -> None:
+    """Runs, logs what it finds, and appends the rows (not those of a quick run)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, nothing is written")
+    quick = parser.parse_args().quick
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    rows = run(quick)
+    if not quick:
+        append(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Timings, and the rows that they become: `benchmarks/results/<benchmark>.jsonl`, one JSON object a line, appended and committed.
+
+A row is data: what was measured on which sizes, p20 / p50 / p80, the ratio to a baseline that was measured in the same run, peak
+memory, the machine and the versions. Tables and plots are made from the rows.
+"""
+
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+VERSIONED = ("torch", "triton", "numba", "numpy")
+
+
+class Timing(NamedTuple):
+    """Seconds of one call: 20th, 50th and 80th percentile of the repeats, and the median of the CPU time of the whole process."""
+
+    p20: float
+    p50: float
+    p80: float
+    cpu_p50: float
+    repeats: int
+
+
+def measure(call: Callable[[], object], repeats: int, warmups: int = 1) -> Timing:
+    """Times `repeats` calls after `warmups` that don't count (compilation, page faults of fresh tables)."""
+    for _ in range(warmups):
+        call()
+    wall, cpu = [], []
+    for _ in range(repeats):
+        cpu_before, before = time.process_time(), time.perf_counter()
+        call()
+        wall.append(time.perf_counter() - before)
+        cpu.append(time.process_time() - cpu_before)
+    if repeats == 1:
+        return Timing(wall[0], wall[0], wall[0], cpu[0], 1)
+    cuts = statistics.quantiles(wall, n=10, method="inclusive")
+    return Timing(cuts[1], statistics.median(wall), cuts[7], statistics.median(cpu), repeats)
+
+
+def row(benchmark: str, variant: str, sizes: Mapping[str, int | float], timing: Timing, **more: object) -> dict[str, object]:
+    """One row; `more` holds rates, `baseline` with `ratio`, and what else the benchmark has to say."""
+    return {
+        "benchmark": benchmark,
+        "variant": variant,
+        "sizes": dict(sizes),
+        "seconds": {key: float(f"{value:.4g}") for key, value in timing._asdict().items() if key != "repeats"},
+        "repeats": timing.repeats,
+        **{key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in more.items()},
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def append(rows: list[dict[str, object]]) -> None:
+    """Appends each row to the file of its benchmark."""
+    RESULTS.mkdir(exist_ok=True)
+    for one in rows:
+        with (RESULTS / f"{one['benchmark']}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(one, ensure_ascii=False) + "\n")
+
+
+def machine() -> dict[str, object]:
+    """What the numbers depend on: processor, cores, threads in use, and how busy the machine was with other things."""
+    found: dict[str, object] = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_1min": round(os.getloadavg()[0], 1),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Pins this process to one core and torch to one thread, for a comparison per core."""
+    threads, cores = torch.get_num_threads(), os.sched_getaffinity(0)
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
+def _cpu_model() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()

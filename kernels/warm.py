@@ -1,0 +1,25 @@
+"""`python -m kernels.warm`: compiles every CPU kernel for the types that the engine uses, into numba's cache.
+
+The install runs it, so that the first batch of a new user does not wait some 15 s for the compiler.
+"""
+
+import itertools
+
+import torch
+
+from kernels import accumulate, compact, segmented_topk
+
+
+def warm() -> None:
+    """Runs each kernel once on a batch of two tokens, in every combination of types."""
+    batch = compact(torch.eye(2, 3))
+    for count_type, up_limited, down_limited in itertools.product((torch.int32, torch.int64), (False, True), (False, True)):
+        counts, products = torch.zeros(3, 3, dtype=count_type), torch.zeros(3, 3, dtype=torch.float64)
+        for limit_type in (torch.float32, torch.float64):
+            limits = torch.zeros(3, dtype=limit_type)
+            accumulate(batch, batch, limits if up_limited else None, limits if down_limited else None, counts, products)
+    segmented_topk(torch.tensor([0, 2]), torch.zeros(2, dtype=torch.float64), 1)
+
+
+if __name__ == "__main__":
+    warm()
