@@ -5,8 +5,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see engine.supervisor: spinning threads and a busy machine
 
-import pytest  # noqa: E402  (after the environment: the hub's client reads it when it is imported)
+import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -158,7 +158,7 @@ class Checkpoints:
             manifest = msgspec.convert(header, Manifest)
         except msgspec.ValidationError as error:
             raise DamagedFile(f"{path} is not a manifest of this version: {error}") from error
-        _require_same_run(self.root, manifest.fingerprint, fingerprint)
+        require_same_run(self.root, manifest.fingerprint, fingerprint)
         thresholds = _thresholds_in(manifest.dictionaries, arrays)
         shape = RunShape.of(manifest.dictionaries, manifest.pairs, thresholds, device)
         parts = layout(shape)
@@ -223,7 +223,8 @@ def _thresholds_in(dictionaries: list[int], arrays: Mapping[str, np.ndarray]) ->
     return [arrays.get(f"threshold-{layer}", np.zeros(size, np.float32)) for layer, size in enumerate(dictionaries)]
 
 
-def _require_same_run(root: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+def require_same_run(root: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """Raise `OtherRun`, naming what differs, unless the fingerprint found in `root` is that of this run."""
     differs = [
         f"{key}: {theirs.get(key, 'nothing')} / {ours.get(key, 'nothing')}"
         for key in sorted({*theirs, *ours})

@@ -1,0 +1,211 @@
+"""The `saestream` command: `serve` and `demo` start a server, the others are clients of a running one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from api import tables
+from api.client import Client, chunks, media_type
+from engine.errors import BadInput, SaestreamError
+from engine.settings import load
+
+app = typer.Typer(
+    help="Live statistics on how SAE features evolve across the layers of a language model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+complaints = Console(stderr=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="SAESTREAM_URL", help="address of the running server")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@app.command()
+def serve(
+    model: Annotated[str | None, typer.Option(help="model: hub name or local folder")] = None,
+    saes: Annotated[str | None, typer.Option(help="SAEs: SAELens RELEASE[:glob], or a folder with one SAE folder per hook")] = None,
+    dictionary: Annotated[str | None, typer.Option(help="D0,D1,…: dictionary sizes of a run without a model")] = None,
+    pairs: Annotated[str | None, typer.Option(help="layer pairs, e.g. 0-1,1-2,0-5; adjacent ones by default")] = None,
+    threshold: Annotated[float | None, typer.Option(help="a feature is active where its activation is above this")] = None,
+    include_special: Annotated[bool | None, typer.Option(help="count special tokens (BOS, EOS, padding) too")] = None,
+    context_size: Annotated[int | None, typer.Option(help="window length in tokens; the SAEs' by default")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="where the corpus log and the checkpoints live")] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="port to listen on")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="your Redis; a private one by default")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings")] = None,
+) -> None:
+    """Serve until stopped: engine, API and private Redis. Without a model, the bundled demo model."""
+    from engine.supervisor import Supervisor
+
+    _log_to_console()
+    settings = load(
+        config,
+        model=model,
+        saes=saes,
+        dictionary=_numbers("--dictionary", dictionary),
+        pairs=None if pairs is None else [_pair(item) for item in pairs.split(",")],
+        threshold=threshold,
+        include_special=include_special,
+        context_size=context_size,
+        device=device,
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        redis_url=redis_url,
+    )
+    raise typer.Exit(Supervisor(settings).run())
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="end when the text is counted, instead of serving on")] = False,
+    data_dir: Annotated[Path, typer.Option(help="where the corpus log and the checkpoints live")] = Path("saestream-data"),
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+) -> None:
+    """Serve the bundled model and stream this Python's own documentation through it; then print what was found."""
+    from api.demo import run
+
+    raise typer.Exit(run(console, data_dir=data_dir, port=port, once=once))
+
+
+@app.command()
+def feed(
+    files: Annotated[list[Path], typer.Argument(help="text, .jsonl, .parquet, or .msgpack (activations)")],
+    corpus: Annotated[str | None, typer.Option(help="name of the corpus; the file's stem by default")] = None,
+    wait: Annotated[
+        str, typer.Option(help="durable: return when it is safe on disk; visible: when it is in the statistics")
+    ] = "durable",
+    key: Annotated[str | None, typer.Option(help="idempotency key: sending it again changes nothing (one file only)")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Send files to a running server. A file that is sent twice is counted twice, unless --key says that it is the same."""
+    if wait not in ("durable", "visible"):
+        raise BadInput(f"--wait {wait}: must be durable or visible")
+    if key is not None and len(files) > 1:
+        raise BadInput(f"--key names one upload, {len(files)} files were given: send them one by one")
+    kinds = {path: media_type(path) for path in files}
+    with Client(url) as client, _progress() as progress:
+        uploads = {path: _send(client, progress, path, kinds[path], corpus or path.stem, key) for path in files}
+        if wait == "visible":
+            for path, upload in uploads.items():
+                uploads[path] = _until_counted(client, progress, path.name, upload)
+    for path, upload in uploads.items():
+        console.print(tables.upload_line(path.name, upload))
+    if any(upload["state"] == "failed" for upload in uploads.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(url: Url = DEFAULT_URL) -> None:
+    """What a running server has counted, and how it is doing."""
+    with Client(url) as client:
+        console.print(tables.status(client.get("/v1/status"), client.get("/v1/corpora")))
+
+
+@app.command()
+def neighbors(
+    feature: Annotated[str, typer.Argument(help="layer:index, e.g. 3:17")],
+    direction: Annotated[str | None, typer.Option(help="downstream or upstream; both by default")] = None,
+    measure: Annotated[str, typer.Option(help="measure to rank by")] = "jaccard",
+    k: Annotated[int, typer.Option("-k", "--k", help="how many")] = 10,
+    min_support: Annotated[int | None, typer.Option(help="smallest joint count; the server's default is 10")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """The nearest features of a feature in the layers before and after it, with counts."""
+    layer, index = _feature(feature)
+    with Client(url) as client:
+        known = client.get(f"/v1/features/{layer}/{index}")
+        console.print(tables.feature_line(known))
+        for one in [direction] if direction else ["upstream", "downstream"]:
+            try:
+                answer = client.get(
+                    f"/v1/features/{layer}/{index}/neighbors", direction=one, measure=measure, k=k, min_support=min_support
+                )
+            except SaestreamError as error:
+                if direction:
+                    raise
+                console.print(f"[dim]{one}: {error.message}[/]")
+                continue
+            console.print(tables.neighbors(answer))
+
+
+def _send(client: Client, progress: Progress, path: Path, kind: str, corpus: str, key: str | None) -> Any:
+    task = progress.add_task(f"sending {path.name}", total=path.stat().st_size)
+    route = "/v1/activations" if kind == "application/x-msgpack" else "/v1/corpora"
+    return client.upload(route, chunks(path, lambda count: progress.advance(task, count)), kind, key, name=corpus)
+
+
+def _until_counted(client: Client, progress: Progress, name: str, upload: Any) -> Any:
+    task = progress.add_task(f"counting {name}", total=None)
+    while upload["state"] not in ("counted", "failed"):
+        time.sleep(0.2)
+        upload = client.get(f"/v1/uploads/{upload['id']}")
+        progress.update(task, total=upload["tokens_received"], completed=upload["tokens_counted"])
+    return upload
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn() if not console.is_terminal else DownloadColumn(),
+        TimeRemainingColumn(),
+        console=complaints,
+        transient=True,
+    )
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{option} {text}: must be whole numbers separated by commas, e.g. 1024,1024,1024") from None
+
+
+def _pair(text: str) -> tuple[int, int]:
+    up, _, down = text.partition("-")
+    if not (up.isdigit() and down.isdigit()):
+        raise BadInput(f"--pairs {text}: must be up-down, two layer numbers, e.g. 0-1,1-2")
+    return int(up), int(down)
+
+
+def _feature(text: str) -> tuple[int, int]:
+    layer, _, index = text.partition(":")
+    if not (layer.isdigit() and index.isdigit()):
+        raise BadInput(f"feature {text!r}: must be layer:index, e.g. 3:17")
+    return int(layer), int(index)
+
+
+def _log_to_console() -> None:
+    handler = RichHandler(console=complaints, show_path=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Entry point: errors that were written for the user are printed as one sentence, exit status 1."""
+    try:
+        app()
+    except SaestreamError as error:
+        complaints.print(f"[red]{error.title}:[/] {error.message}", highlight=False)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

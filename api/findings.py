@@ -1,0 +1,88 @@
+"""What `make run` shows of the statistics: some features of a middle layer, their next-layer neighbours, and text on which both fire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from api import tables
+from api.client import Client
+from engine.errors import SaestreamError
+
+SAMPLE = 192  # features looked at in one layer: every fifth of the demo's 1,024, a third of a second of requests
+SHOWN = 6
+NEIGHBORS = 3
+CONTEXT_TOKENS = 14  # to each side of the token that both fire on
+
+
+@dataclass
+class Watched:
+    """A few features whose nearest neighbour is shown while counting: the most frequent ones of a sample, chosen once."""
+
+    features: list[tuple[int, int]] = field(default_factory=list)
+
+    def look(self, client: Client) -> list[Text]:
+        """One line per watched feature: its closest downstream feature so far."""
+        if not self.features:
+            self.features = [feature for _, feature in _busiest(client, 48)[4:7]]
+        lines = []
+        for layer, index in self.features:
+            nearest = _neighbors(client, layer, index, 1)["neighbors"]
+            if nearest:
+                near, counts = nearest[0], nearest[0]["counts"]
+                value = f"Jaccard {tables.number(near['estimate'])}"
+                lines.append(
+                    Text(
+                        f"{layer}:{index} → {near['feature']}  {value}  together on {counts['joint']:,} of {counts['up']:,} tokens"
+                    )
+                )
+        return lines
+
+
+def report(client: Client) -> RenderableType:
+    """The closing summary, from the API alone."""
+    status = client.get("/v1/status")
+    layer = middle_layer(status)
+    rows = []
+    for count, (_, index) in _busiest(client, SAMPLE, layer):
+        answer = _neighbors(client, layer, index, NEIGHBORS)
+        if answer["neighbors"] and answer["neighbors"][0]["estimate"] is not None:
+            rows.append((answer["neighbors"][0]["estimate"], count, index, answer))
+    rows.sort(key=lambda row: (-row[0], row[2]))
+    # Not the very closest only: evenly spaced from the closest to the median, so that partial matches are seen too.
+    step = max(1, len(rows) // (2 * SHOWN))
+    parts: list[RenderableType] = [
+        Text(
+            f"\n{status['tokens']:,} tokens counted. Some features of layer {layer} ({status['layers'][layer]['hook']}) "
+            f"and their nearest features in layer {layer + 1}:",
+            style="bold",
+        )
+    ]
+    for _, _, index, answer in rows[::step][:SHOWN]:
+        parts.append(Text(""))
+        parts.append(tables.feature_line(client.get(f"/v1/features/{layer}/{index}")))
+        parts.append(tables.neighbors(answer))
+        parts.extend(_both_fire(client, (layer, index), answer["neighbors"][0]["feature"]))
+    return Group(*parts)
+
+
+def middle_layer(status: Any) -> int:
+    """The layer in the middle, which has a next one."""
+    return max(0, (len(status["layers"]) - 1) // 2)
+
+
+def _busiest(client: Client, sample: int, layer: int | None = None) -> list[tuple[int, tuple[int, int]]]:
+    """Features of an evenly spaced sample of one layer that have fired, most frequent first."""
+    status = client.get("/v1/status")
+    layer = middle_layer(status) if layer is None else layer
+    size = status["layers"][layer]["features"]
+    indices = range(0, size, max(1, size // sample))
+    counted = [(client.get(f"/v1/features/{layer}/{index}/neighbors", k=1)["count"], (layer, index)) for index in indices]
+    return sorted((row for row in counted if row[0]), reverse=True)
+
+
+def _neighbors(client: Client, layer: int, index: int, k: int) -> Any:
+    return client.get(f"/v1/features/{layer}/{index}/neighbors", direction="downstream", measure="jaccard", k=k)

@@ -1,0 +1,83 @@
+"""Answers of the API as readable tables for a terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+MEASURE_NAMES = {"mutual_information": "MI (nats)", "activation_cosine": "act. cosine", "decoder_cosine": "dec. cosine"}
+
+
+def number(value: Any) -> str:
+    """A count with thousands separators, a ratio with three digits, and a dash for what has no value."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def status(answer: Any, corpora: Any) -> RenderableType:
+    """`GET /v1/status` and `GET /v1/corpora`."""
+    layers = Table("layer", "hook point", right("features"), right("dead"), box=None, header_style="bold")
+    for layer in answer["layers"]:
+        share = f" ({layer['dead'] / layer['features']:.0%})"
+        layers.add_row(str(layer["layer"]), layer["hook"], number(layer["features"]), number(layer["dead"]) + share)
+    texts = Table("corpus", "state", right("uploads"), right("documents"), right("tokens counted"), box=None, header_style="bold")
+    for corpus in corpora["items"]:
+        cells = (corpus["state"], *(number(corpus[name]) for name in ("uploads", "documents", "tokens_counted")))
+        texts.add_row(corpus["name"], *cells)
+    lines = [
+        Text.assemble(
+            (f"{number(answer['tokens'])} tokens", "bold"),
+            f" counted, {answer['tokens_per_second']:,.0f} tokens/s, {answer['state']}",
+        )
+    ]
+    if answer.get("problem"):
+        lines.append(Text(f"problem: {answer['problem']}", style="red"))
+    if checkpoint := answer.get("checkpoint"):
+        age = time.time() - checkpoint["saved_at"]
+        lines.append(Text(f"last checkpoint {age:,.0f} s ago, at {number(checkpoint['tokens'])} tokens", style="dim"))
+    return Group(*lines, layers, *([texts] if texts.row_count else []))
+
+
+def feature_line(answer: Any) -> Text:
+    """One line about a feature: what it is, how often it fires."""
+    density = answer.get("density")
+    share = "never fired" if not answer["count"] else f"fires on {density:.3%} of tokens ({number(answer['count'])} times)"
+    return Text.assemble((answer["feature"], "bold"), f"  {answer['hook']}  ", (share, "cyan"))
+
+
+def neighbors(answer: Any) -> RenderableType:
+    """`GET /v1/features/{layer}/{index}/neighbors` in one direction."""
+    measure = MEASURE_NAMES.get(answer["measure"], answer["measure"])
+    table = Table(answer["direction"], right(measure), right("joint"), right("fires"), box=None, header_style="bold")
+    for row in answer["neighbors"]:
+        counts = row["counts"]
+        own = counts["down"] if answer["direction"] == "downstream" else counts["up"]
+        table.add_row(row["feature"], number(row["estimate"]), number(counts["joint"]), number(own))
+    if not answer["neighbors"]:
+        return Text(f"{answer['direction']}: no feature fires together with it often enough yet", style="dim")
+    return table
+
+
+def upload_line(name: str, upload: Any) -> Text:
+    """One line about an upload: its id, its state, what was counted, and what was set aside."""
+    colour = {"counted": "green", "failed": "red"}.get(upload["state"], "cyan")
+    line = Text.assemble((name, "bold"), f" → {upload['corpus']} ", (upload["state"], colour), f"  {upload['id']}")
+    line.append(f"  {number(upload['documents'])} documents, {number(upload['tokens_counted'])} tokens counted")
+    if upload.get("error"):
+        line.append(f"  {upload['error']}", style="red")
+    aside = upload.get("set_aside") or {}
+    if aside.get("documents"):
+        line.append(f"  set aside: {number(aside['documents'])} documents ({'; '.join(aside['reasons'])})", style="yellow")
+    return line
+
+
+def right(title: str) -> Column:
+    """A right-aligned column."""
+    return Column(title, justify="right")

@@ -1,0 +1,200 @@
+"""The long-running engine: sealed segments in, exact counts and live views out.
+
+1. Take the next sealed segment of the log, from where the checkpoint's cursor says.
+2. In micro-batches of at most half a second: model and SAEs → sparse batch → every statistic of every layer pair.
+3. Between micro-batches: answer what needs the encoder, publish a snapshot, save a checkpoint, whichever is due.
+
+What a segment holds and the order of its units are fixed by the log; the size of a micro-batch is this machine's business and
+changes no count. Only `State.add` runs under the lock that the query thread shares, so a look-up waits milliseconds, not for a
+forward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import psutil
+
+from engine.corpus.ingest import Ingest
+from engine.corpus.log import CorpusLog
+from engine.corpus.segment import Segment, TokenSegment
+from engine.counts.checkpoint import Checkpoints, Cursor
+from engine.counts.state import State
+from engine.encoder.description import RunDescription
+from engine.encoder.encoded import Encoded
+from engine.errors import StorageFull
+from engine.pace import MicroBatchSize, Rate
+from engine.uploads import Uploads
+from engine.views.contexts import Window
+from engine.views.convergence import Convergence
+from engine.views.live import LiveQueries
+from engine.views.publisher import Publisher
+from engine.views.records import CheckpointStatus, EngineState, LayerStatus, StatusRecord
+
+log = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 0.05  # how long an idle loop sleeps before it looks at the log again: a fraction of `quiet_ms`
+_BEAT_SECONDS = 1.0  # between status records while no snapshot is due
+
+
+class Encoder(Protocol):
+    """What turns units of a segment into a sparse batch: a model with its SAEs, or the reader of pushed activations."""
+
+    def encode(self, segment: Segment, units: np.ndarray) -> Encoded: ...
+
+
+@dataclass
+class Loop:
+    """Everything the engine owns, wired together by `engine.main`."""
+
+    encoder: Encoder
+    description: RunDescription
+    fingerprint: dict[str, str]
+    corpus: CorpusLog
+    ingest: Ingest
+    uploads: Uploads
+    state: State
+    cursor: Cursor
+    checkpoints: Checkpoints
+    publisher: Publisher
+    live: LiveQueries
+    convergence: Convergence
+    lock: threading.Lock
+    micro_batch: MicroBatchSize
+    stop: threading.Event
+    rate: Rate = field(default_factory=Rate)
+    storage_problem: str | None = None
+    _beat_at: float = 0.0
+    _recovered_at: int = -1
+
+    def run(self) -> None:
+        """Count until `stop` is set, then save what was counted.
+
+        Raises:
+            Whatever ended the ingest thread: an engine that gets no text any more must not look healthy.
+        """
+        self._recovered_at = self.corpus.last
+        self.ingest.start()
+        self.live.start()
+        try:
+            while not self.stop.is_set():
+                self.ingest.check()
+                segment = self.corpus.next_segment(self.cursor.segment)
+                if segment is None:
+                    self.idle()
+                elif self.count(segment):
+                    self.finish(segment)
+            self.save()
+            self.publisher.beat(self.status("stopping"))
+        finally:
+            self.ingest.stop()
+            self.live.stop()
+
+    def count(self, segment: Segment) -> bool:
+        """Count what is left of a segment; False when `stop` came first."""
+        for units in self.micro_batches(segment):
+            encoded = self.encoder.encode(segment, units)
+            with self.lock:
+                self.state.add(encoded.batch, encoded.set_aside)
+            self.cursor = Cursor(segment.number, self.cursor.units + len(units))
+            self.rate.add(encoded.batch.tokens)
+            self.between()
+            if self.stop.is_set():
+                return False
+        return True
+
+    def micro_batches(self, segment: Segment) -> Iterator[np.ndarray]:
+        """The segment's units that are not counted yet, in their fixed order, as many at a time as half a second allows."""
+        left = segment.unit_order[self.cursor.units :]
+        lengths = segment.unit_tokens(left)
+        first = 0
+        while first < len(left):
+            taken = self.micro_batch.fit(lengths[first:])
+            began = time.monotonic()
+            yield left[first : first + taken]
+            self.micro_batch.took(int(lengths[first : first + taken].sum()), time.monotonic() - began)
+            first += taken
+
+    def finish(self, segment: Segment) -> None:
+        """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""
+        with self.lock:
+            self.state.ledger.finish(segment.pieces)
+        self.cursor = Cursor(segment.number + 1, 0)
+        self.uploads.passed([segment])
+        self.ingest.consumed(segment.number)
+        self.convergence.observe(self.state)
+
+    def between(self) -> None:
+        """What happens between two micro-batches, when it is due."""
+        self.live.answer_pending(self.encode_window)
+        if self.publisher.due():
+            self.publish("recovering" if self.cursor.segment <= self._recovered_at else "counting")
+        elif time.monotonic() >= self._beat_at:
+            self.beat("recovering" if self.cursor.segment <= self._recovered_at else "counting")
+        if self.checkpoints.due():
+            self.save()
+
+    def idle(self) -> None:
+        """Nothing to count: publish what was counted last, save it, and wait for text or a question."""
+        if self.publisher.due():
+            self.publish("idle")
+        if self.checkpoints.due():
+            self.save()
+        self.live.wait(_IDLE_SECONDS)
+        self.live.answer_pending(self.encode_window)
+
+    def publish(self, state: EngineState) -> None:
+        """Publish a snapshot; where nothing was counted since the last one this is a heartbeat."""
+        records = self.uploads.records(self.state.ledger)
+        self.publisher.publish(self.state, self.status(state), records, self.convergence.record())
+        self._beat_at = time.monotonic() + _BEAT_SECONDS
+
+    def beat(self, state: EngineState) -> None:
+        """Tell how the engine is, without a snapshot."""
+        self.publisher.beat(self.status(state))
+        self._beat_at = time.monotonic() + _BEAT_SECONDS
+
+    def save(self) -> None:
+        """Save a checkpoint, unless the last one holds the same. A full disk is reported and tried again: the log has it all."""
+        if self.checkpoints.last is not None and self.checkpoints.last.cursor == self.cursor:
+            return
+        try:
+            self.checkpoints.save(self.state, self.cursor, self.fingerprint, self.convergence.save())
+            self.storage_problem = None
+        except StorageFull as error:
+            log.error("no checkpoint was saved: %s", error.message)
+            self.storage_problem = error.message
+
+    def encode_window(self, position: int) -> Window:
+        """The unit of the log that holds a position, encoded again, for its activations and its text."""
+        place = self.corpus.locate(position)
+        segment = self.corpus.read(place.segment)
+        batch = self.encoder.encode(segment, np.array([place.unit])).batch
+        tokens = segment.tokens[batch.positions - segment.first_position] if isinstance(segment, TokenSegment) else None
+        return Window(batch, tokens)
+
+    def status(self, state: EngineState) -> StatusRecord:
+        """How the engine is."""
+        last = self.checkpoints.last
+        dead = [int((part.count == 0).sum()) for part in self.state.marginals]
+        return StatusRecord(
+            state=state,
+            tokens=self.state.tokens,
+            tokens_per_second=self.rate.per_second(),
+            queue_tokens=self.ingest.queue_tokens,
+            layers=[
+                LayerStatus(layer=layer.layer, hook=layer.hook, features=layer.features, dead=dead[layer.layer])
+                for layer in self.description.layers
+            ],
+            pairs=list(self.state.pairs),
+            checkpoint=None if last is None else CheckpointStatus(tokens=last.tokens, saved_at=last.saved_at, seconds=last.seconds),
+            memory_bytes=psutil.Process().memory_info().rss,
+            problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
+            updated_at=time.time(),
+        )

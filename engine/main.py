@@ -1,0 +1,181 @@
+"""The engine's process: build everything that the loop owns, run it until SIGTERM, leave a checkpoint.
+
+    python -m engine.main       with the settings in SAESTREAM_RUN_SETTINGS, as `engine.supervisor` starts it
+
+Exit status 0 after SIGTERM, 3 (`REFUSED`) when the settings, the model or the data directory make a run impossible; anything else
+is a crash, after which the supervisor starts it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+
+from engine import durable
+from engine.corpus.inbox import Inbox
+from engine.corpus.ingest import Ingest
+from engine.corpus.log import CorpusLog
+from engine.corpus.tokenizer import DocumentTokenizer
+from engine.counts.checkpoint import Checkpoints, Cursor, require_same_run
+from engine.counts.shape import RunShape
+from engine.counts.state import State
+from engine.encoder.description import RunDescription
+from engine.encoder.encoder import ModelEncoder
+from engine.encoder.pushed import PushedActivations
+from engine.errors import AlreadyRunning, DamagedFile, DoesNotFit, OtherRun, SaestreamError
+from engine.loop import Loop
+from engine.pace import MicroBatchSize
+from engine.settings import Settings
+from engine.supervisor import REFUSED, SETTINGS_VARIABLE, lock
+from engine.uploads import Uploads
+from engine.views.convergence import Convergence
+from engine.views.decoder import DecoderCosines
+from engine.views.live import LiveQueries
+from engine.views.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+DEMO = Path(__file__).parent / "demo"
+_DENSE_BYTES = 1 << 30  # of one layer's SAE output that may exist at once: bounds the micro-batch at large dictionaries
+_PREDECESSOR_SECONDS = 90.0  # an engine that is still saving its checkpoint is waited for
+
+
+def main() -> int:
+    """Run the engine; the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s", stream=sys.stderr)
+    settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
+    stop = threading.Event()
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the supervisor turns it into SIGTERM for us
+    try:
+        holder = lock(settings.data_dir / "engine.lock", "an engine", _PREDECESSOR_SECONDS)
+        try:
+            build(settings, stop).run()
+        finally:
+            holder.close()
+    except (AlreadyRunning, DamagedFile, DoesNotFit, OtherRun) as error:
+        log.error("%s: %s", error.title, error.message)
+        return REFUSED
+    except SaestreamError as error:
+        log.error("%s: %s", error.title, error.message)
+        return 1
+    return 0
+
+
+def build(settings: Settings, stop: threading.Event) -> Loop:
+    """Load the model, open the log, read the newest checkpoint, start the threads.
+
+    Raises:
+        DoesNotFit, OtherRun, DamagedFile: this run is impossible; the message says why.
+    """
+    epoch = int(time.time() * 1000)
+    torch.set_num_threads(settings.threads)
+    encoder = load_encoder(settings)
+    description = encoder.describe()
+    shape = RunShape.of(description.dictionaries, settings.pairs, settings.threshold, settings.device)
+    run = fingerprint(description, shape, settings)
+    checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
+    describe_run(settings.data_dir / "run.json", description, run)
+    loaded = checkpoints.latest(run, settings.device)
+    state, cursor = (loaded.state, loaded.cursor) if loaded else (State.of_shape(shape), Cursor(0, 0))
+    inbox, corpus = Inbox(settings.data_dir / "inbox"), CorpusLog(settings.data_dir / "log")
+    if cursor.segment > corpus.last + 1:
+        raise DamagedFile(f"{corpus.root} ends at segment {corpus.last}, the checkpoint has counted up to segment {cursor.segment}")
+    uploads = Uploads(inbox, corpus)
+    uploads.passed(range(cursor.segment))
+    cosines = DecoderCosines(encoder.decoder_directions if isinstance(encoder, ModelEncoder) else None, shape.pairs)
+    tokenizer = encoder.tokenizer
+    guard = threading.Lock()
+    log.info("ready: %d tokens counted, %d in the log", state.tokens, corpus.sealed_tokens)
+    return Loop(
+        encoder=encoder,
+        description=description,
+        fingerprint=run,
+        corpus=corpus,
+        ingest=Ingest(
+            inbox,
+            corpus,
+            tokenizer=None if tokenizer is None else DocumentTokenizer(tokenizer),
+            content=description.content_size,
+            dictionaries=description.dictionaries,
+            consumed=cursor.segment - 1,
+            segment_tokens=settings.segment_tokens,
+            quiet_ms=settings.quiet_ms,
+        ),
+        uploads=uploads,
+        state=state,
+        cursor=cursor,
+        checkpoints=checkpoints,
+        publisher=Publisher(settings, description, epoch, cosines),
+        live=LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer)),
+        convergence=Convergence.load(loaded.extra) if loaded else Convergence(shape.pairs),
+        lock=guard,
+        micro_batch=MicroBatchSize(settings.micro_batch_seconds, _DENSE_BYTES // (4 * max(description.dictionaries))),
+        stop=stop,
+    )
+
+
+def decoder(tokenizer: Tokenizer) -> Callable[[int], str]:
+    """Token id → its text, special tokens by their names."""
+    return lambda token: tokenizer.decode([token], skip_special_tokens=False)
+
+
+def load_encoder(settings: Settings) -> ModelEncoder | PushedActivations:
+    """The encoder that the settings ask for: pushed activations, a model with its SAEs, or the bundled demo.
+
+    Raises:
+        DoesNotFit: a name that isn't found, parts that don't belong together, or a GPU that isn't there.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise DoesNotFit("--device cuda: PyTorch finds no GPU on this machine; use --device cpu")
+    if settings.dictionary is not None:
+        return PushedActivations(settings.dictionary, device=settings.device)
+    return ModelEncoder.load(
+        settings.model or str(DEMO / "model"),
+        settings.saes or str(DEMO / "saes"),
+        settings.device,
+        context_size=settings.context_size,
+        include_special=settings.include_special,
+    )
+
+
+def fingerprint(description: RunDescription, shape: RunShape, settings: Settings) -> dict[str, str]:
+    """Everything that two runs must agree in to be one: not batch size, device, threads or k."""
+    return {
+        **description.fingerprint,
+        "threshold": f"{settings.threshold:g}",
+        "layer pairs": ", ".join(f"{up}-{down}" for up, down in shape.pairs),
+        "packing": "document",
+        "dtype": "float32",
+    }
+
+
+def describe_run(path: Path, description: RunDescription, run: dict[str, str]) -> None:
+    """Write what is measured to `run.json`, which the API reads, at the first start; later see that it is the same run.
+
+    Raises:
+        OtherRun: the data directory belongs to another run; the message says what differs.
+    """
+    described = msgspec.structs.replace(description, fingerprint=run)
+    if path.exists():
+        require_same_run(path.parent, msgspec.json.decode(path.read_bytes(), type=RunDescription).fingerprint, run)
+    durable.write_file(path, [msgspec.json.format(msgspec.json.encode(described))])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""How fast the engine is going, and how much it takes at a time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import numpy as np
+
+
+class Rate:
+    """Tokens per second over the last seconds of counting; 0 when nothing was counted in them."""
+
+    def __init__(self, window_seconds: float = 5.0) -> None:
+        self.window_seconds = window_seconds
+        self._counted: deque[tuple[float, int]] = deque()
+
+    def add(self, tokens: int) -> None:
+        """`tokens` were counted just now."""
+        self._counted.append((time.monotonic(), tokens))
+
+    def per_second(self) -> float:
+        """Tokens per second. The first entry only marks where the span begins: its tokens were earned before it."""
+        now = time.monotonic()
+        while self._counted and self._counted[0][0] < now - self.window_seconds:
+            self._counted.popleft()
+        if len(self._counted) < 2:
+            return 0.0
+        span = now - self._counted[0][0]
+        return sum(tokens for _, tokens in list(self._counted)[1:]) / span
+
+
+class MicroBatchSize:
+    """How many tokens go through the device at once, so that it takes about `seconds`.
+
+    Starts at `start` tokens and follows the measured speed by at most a factor of two a step; never under 64 tokens (a forward pass
+    of fewer costs the same) and never over `most`, which bounds the dense SAE output: tokens × dictionary × 4 bytes a layer.
+    """
+
+    def __init__(self, seconds: float, most: int, start: int = 512) -> None:
+        self.seconds = seconds
+        self.most = max(64, most)
+        self.tokens = min(start, self.most)
+
+    def fit(self, unit_tokens: np.ndarray) -> int:
+        """How many of the next units fit: at least one.
+
+        Args:
+            unit_tokens: int `[U]`, tokens of each unit in the order in which they are taken.
+        """
+        return max(1, int(np.searchsorted(np.cumsum(unit_tokens), self.tokens, side="right")))
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """The last micro-batch of `tokens` took `seconds`; a short one at a segment's end says nothing about a full one."""
+        if seconds <= 0 or tokens < self.tokens // 2:
+            return
+        wanted = tokens * self.seconds / seconds
+        self.tokens = int(min(self.most, max(64, min(2 * self.tokens, max(self.tokens / 2, wanted)))))

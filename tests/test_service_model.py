@@ -1,0 +1,139 @@
+"""The main job on the bundled model: text in over HTTP, exact counts out, whatever happens in between."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from engine.counts.checkpoint import Checkpoints
+from engine.counts.state import State
+from engine.demo.text import CORPORA, sample_documents
+from tests.service import Service, eventually, serving
+
+TEXT = {corpus: [row.text for row in sample_documents() if row.package == corpus] for corpus in CORPORA}
+QUICK_CHECKPOINTS = {"SAESTREAM_CHECKPOINT_INTERVAL": "0"}
+
+
+def counted(data_dir: Path) -> State:
+    """The state in the newest checkpoint of a server that was stopped."""
+    loaded = Checkpoints(data_dir / "checkpoints").latest(None)
+    assert loaded is not None
+    return loaded.state
+
+
+def assert_same_counts(left: State, right: State) -> None:
+    assert left.tokens == right.tokens
+    for a, b in zip(left.marginals, right.marginals, strict=True):
+        assert np.array_equal(a.count, b.count)
+        assert np.allclose(a.sum, b.sum, rtol=1e-6) and np.allclose(a.sum_of_squares, b.sum_of_squares, rtol=1e-6)
+    for pair, table in left.pairs.items():
+        assert np.array_equal(table.counts, right.pairs[pair].counts)
+        assert np.allclose(table.products, right.pairs[pair].products, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> State:
+    """The sample, each corpus in one upload, counted without any stop."""
+    data_dir = tmp_path_factory.mktemp("straight")
+    with serving(data_dir) as service:
+        service.until_counted(*[service.feed(TEXT[corpus], corpus) for corpus in CORPORA])
+    return counted(data_dir)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("shared"), environment=QUICK_CHECKPOINTS) as running:
+        running.until_counted(running.feed(TEXT[CORPORA[0]], CORPORA[0], wait="visible"))
+        yield running
+
+
+def test_a_second_corpus_fed_while_the_first_is_running_is_all_counted(service: Service, straight: State) -> None:
+    more = service.feed(TEXT[CORPORA[0]] * 3, "again")
+    eventually("the first is being counted", lambda: service.get(f"/v1/uploads/{more['id']}")["tokens_counted"])
+    second = service.feed(TEXT[CORPORA[1]], CORPORA[1])
+    service.until_counted(more, second)
+    corpora = {item["corpus"]: item for item in service.get("/v1/corpora")["items"]}
+    assert corpora["again"]["tokens_counted"] == 3 * corpora[CORPORA[0]]["tokens_counted"]
+    assert corpora[CORPORA[0]]["tokens_counted"] + corpora[CORPORA[1]]["tokens_counted"] == straight.tokens
+    assert service.get("/v1/status")["tokens"] == sum(item["tokens_counted"] for item in corpora.values())
+
+
+def test_wiping_redis_under_the_running_engine_brings_every_view_back(service: Service) -> None:
+    paths = ["/v1/status", "/v1/corpora", "/v1/convergence", "/v1/features/2/5", "/v1/features/2/5/neighbors"]
+    before = {path: without_time(service.get(path)) for path in paths}
+    sockets = list(service.data_dir.rglob("*.sock"))
+    child = service.child("redis")
+    assert child is not None
+    address = str(sockets[0]) if sockets else next(c.laddr for c in child.net_connections("unix") if c.laddr)
+    with redis.Redis(unix_socket_path=address) as client:
+        client.flushall()
+
+    def is_back() -> bool:
+        answers = {path: service.http.get(path) for path in paths}
+        return all(a.status_code == 200 and without_time(a.json()) == before[path] for path, a in answers.items())
+
+    eventually("every view is back", is_back)
+
+
+def without_time(answer: Any) -> Any:
+    """An answer without what changes from moment to moment: versions, ages, rates, memory."""
+    changing = {"snapshot", "tokens_per_second", "updated_at", "memory_bytes", "checkpoint", "lag_ms", "state"}
+    if isinstance(answer, dict):
+        return {key: without_time(value) for key, value in answer.items() if key not in changing}
+    return [without_time(item) for item in answer] if isinstance(answer, list) else answer
+
+
+def test_concurrent_readers_while_text_is_counted_see_numbers_that_belong_together(service: Service) -> None:
+    upload = service.feed(TEXT[CORPORA[1]] * 2, "read-while-counting")
+    versions = set()
+
+    def read(index: int) -> None:
+        answer = service.get(f"/v1/features/3/{index}/neighbors", direction="downstream", measure="necessity", k=20)
+        versions.add(answer["snapshot"]["version"])
+        for row in answer["neighbors"]:
+            counts = row["counts"]
+            assert counts["joint"] <= min(counts["up"], counts["down"]) <= answer["tokens"]
+            assert counts["up"] == answer["count"]
+            assert row["estimate"] == counts["joint"] / counts["down"]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as readers:
+        while service.get(f"/v1/uploads/{upload['id']}")["state"] != "counted":
+            list(readers.map(read, range(0, 1024, 16)))
+    assert len(versions) > 1
+
+
+def test_stopping_and_starting_again_in_the_middle_gives_the_same_counts_in_another_split(tmp_path: Path, straight: State) -> None:
+    parts = [
+        (corpus, TEXT[corpus][at : at + 40], hashlib.sha256(f"{corpus}{at}".encode()).hexdigest())
+        for corpus in reversed(CORPORA)
+        for at in range(0, len(TEXT[corpus]), 40)
+    ]
+    with serving(tmp_path, environment=QUICK_CHECKPOINTS) as service:
+        for corpus, documents, key in parts:
+            service.feed(documents, corpus, key=key)
+        eventually("some of it is counted", lambda: service.get("/v1/status")["tokens"] > 0)
+        service.stop()
+        stopped_at = counted(tmp_path).tokens
+        assert 0 < stopped_at < straight.tokens
+        service.start()
+        service.until_counted(*[service.feed(documents, corpus, key=key) for corpus, documents, key in parts])
+        assert service.get("/v1/status")["tokens"] == straight.tokens
+    assert_same_counts(counted(tmp_path), straight)
+
+
+def test_killing_the_engine_in_the_middle_loses_and_doubles_no_count(tmp_path: Path, straight: State) -> None:
+    with serving(tmp_path, environment=QUICK_CHECKPOINTS) as service:
+        uploads = [service.feed(TEXT[corpus], corpus) for corpus in CORPORA]
+        eventually("some of it is counted", lambda: service.get("/v1/status")["tokens"] > 0)
+        engine = service.child("engine.main")
+        assert engine is not None
+        engine.kill()
+        service.until_counted(*uploads)
+    assert_same_counts(counted(tmp_path), straight)
