@@ -59,7 +59,8 @@ def _check_places(model: Model, saes: Sequence[Sae]) -> None:
         if sae.hook not in known:
             close = get_close_matches(sae.hook, known, n=5, cutoff=0.0)
             raise DoesNotFit(
-                f"SAE {sae.config.source} belongs to hook point {sae.hook}, which {model.name} doesn't have; {close} exist"
+                f"SAE {sae.config.source} belongs to hook point {sae.hook}, which {model.name} doesn't have; it has "
+                f"{', '.join(close)} …"
             )
     points: dict[int, Sae] = {}
     for sae in saes:

@@ -9,7 +9,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from engine.errors import DoesNotFit
+
+UNLOADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, SafetensorError)
+"""What transformers, transformer_lens, sae_lens and the hub's client raise on files that are missing, damaged or strange."""
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,7 @@ def snapshot(repository: str, files: Sequence[str], ignored: Sequence[str] = ())
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text with its class: what fits into a message of ours."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """The first line of an error's text with its class: what fits into a message of ours. A heading takes the next line with it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    shown = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.encoder.fingerprint import tensor_files, text
-from engine.encoder.hub import MODEL_FILES, NOT_MODEL_FILES, first_line, snapshot
+from engine.encoder.hub import MODEL_FILES, NOT_MODEL_FILES, UNLOADABLE, first_line, snapshot
 from engine.encoder.taps import Taps
 from engine.errors import DoesNotFit
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # What a config.json says about the program that wrote it, not about the model.
 _NOT_THE_MODEL = frozenset({"transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures", "use_cache"})
+# One of these, or a `*.model` of SentencePiece: without any, transformers would make a tokenizer of one token without a word.
+_VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "vocab.txt"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +110,7 @@ def load_model(name: str, device: str = "cpu") -> Model:
     try:
         own = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         bridge = TransformerBridge.boot_transformers(str(folder), device=device, dtype=torch.float32, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError) as error:
+    except UNLOADABLE as error:
         log.debug("loading model %s failed", name, exc_info=error)
         raise DoesNotFit(f"model {name!r} can't be loaded by TransformerBridge: {first_line(error)}") from error
     bridge.eval()
@@ -163,3 +165,5 @@ def _check_files(name: str, folder: Path) -> None:
         raise DoesNotFit(f"model {name!r} has no config.json, so it isn't a Hugging Face model; it has {listed}")
     if not any(file.endswith(".safetensors") for file in files):
         raise DoesNotFit(f"model {name!r} has no *.safetensors weights (pickled weights are never loaded); it has {listed}")
+    if not any(file in _VOCABULARIES or file.endswith(".model") for file in files):
+        raise DoesNotFit(f"model {name!r} has no tokenizer (tokenizer.json); it has {listed}")

@@ -39,6 +39,7 @@ _OPTIONS = (
     "d_sae",
     "k",
 )
+_KINDS = {str: "a string", int: "a whole number", bool: "true or false"}
 _OF_WEIGHTS = frozenset({"revision", "checkpoint_index", "checkpoint_value"})
 
 
@@ -88,7 +89,7 @@ def read_config(source: str, raw: Mapping[str, Any], config: Mapping[str, Any], 
     metadata: Mapping[str, Any] = config.get("metadata") or {}
     raw_metadata = raw.get("metadata")
     given = {*raw, *(raw_metadata if isinstance(raw_metadata, Mapping) else ())}
-    _check_names(name, given, {*config, *metadata})
+    _check_names(name, given)
     architecture = _field(name, config, "architecture", str, given)
     if architecture not in ARCHITECTURES:
         reason = f": {_REFUSED[architecture]}" if architecture in _REFUSED else ""
@@ -125,13 +126,13 @@ def _field(name: str, fields: Mapping[str, Any], field: str, kind: type, given: 
     value = fields.get(field)
     if value is None:
         listed = ", ".join(sorted(given))
-        raise DoesNotFit(f'{name} has no "{field}" in its cfg.json (a {kind.__name__} is needed); it has {listed}')
+        raise DoesNotFit(f'{name} has no "{field}" in its cfg.json ({_KINDS[kind]} is needed); it has {listed}')
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DoesNotFit(f'{name} has "{field}": {value!r} in its cfg.json; it must be a {kind.__name__}')
+        raise DoesNotFit(f'{name} has "{field}": {value!r} in its cfg.json; it must be {_KINDS[kind]}')
     return value
 
 
-def _check_names(name: str, given: set[str], known: set[str]) -> None:
+def _check_names(name: str, given: set[str]) -> None:
     """Refuse a name that isn't one of ours but looks like one that is missing."""
     ours = {*_METADATA, *_OPTIONS}
     absent = sorted(ours - given)

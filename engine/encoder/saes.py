@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.encoder.fingerprint import tensors
-from engine.encoder.hub import first_line, snapshot
+from engine.encoder.hub import UNLOADABLE, first_line, snapshot
 from engine.encoder.sae_config import SaeConfig, read_config
 from engine.errors import DoesNotFit
 
 log = logging.getLogger(__name__)
 
 _CFG = "cfg.json"
-_CAUGHT = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 # Part of an SAE's configuration that doesn't change what it computes.
 _NOT_THE_SAE = frozenset({"device", "dtype", "metadata"})
 
@@ -149,7 +148,7 @@ def _release(name: str, release: Any) -> list[_Listed]:
 
             try:
                 config = load_sae_config_from_huggingface(name, id)
-            except _CAUGHT as error:
+            except UNLOADABLE as error:
                 raise DoesNotFit(f"SAE {name}/{id}: its configuration can't be read: {first_line(error)}") from error
             return read_config(f"{name}/{id}", config, config, release.neuronpedia_id.get(id))
 
@@ -170,7 +169,7 @@ def _read_file(source: str, path: Path) -> SaeConfig:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         config = handle_config_defaulting(dict(raw))
-    except _CAUGHT as error:
+    except UNLOADABLE as error:
         raise DoesNotFit(f"SAE {source}: its {_CFG} can't be read: {first_line(error)}") from error
     return read_config(source, raw, config)
 
@@ -180,7 +179,7 @@ def _load(item: _Listed, config: SaeConfig, device: str) -> Sae:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say is said below, once and with the hook's name
             sae = item.load(device)
-    except _CAUGHT as error:
+    except UNLOADABLE as error:
         log.debug("loading SAE %s failed", config.source, exc_info=error)
         raise DoesNotFit(f"SAE {config.source} can't be loaded by sae_lens: {first_line(error)}") from error
     sae.eval()
