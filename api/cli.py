@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from api import tables
 from api.client import Client, chunks, media_type
@@ -201,7 +202,7 @@ def main() -> None:
     try:
         app()
     except SaestreamError as error:
-        complaints.print(f"[red]{error.title}:[/] {error.message}", highlight=False)
+        complaints.print(Text.assemble((f"{error.title}: ", "red"), error.message), soft_wrap=True)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

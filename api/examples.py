@@ -39,6 +39,15 @@ PARAMETERS: dict[str, Any] = {
     "k": 10,
 }
 
+BODIES: dict[tuple[str, str], dict[str, str | None]] = {
+    ("post", "/v1/corpora"): {
+        "text/plain": "Join two or more pathname components.",
+        "application/x-ndjson": '{"text": "Join two or more path names.", "id": "os.path.join"}\n{"tokens": [314, 159]}\n',
+        "application/vnd.apache.parquet": None,
+    },
+    ("post", "/v1/activations"): {"application/x-msgpack": None},
+}
+
 PROBLEM = {
     "type": "urn:saestream:problem:not-found",
     "title": "Not found",

@@ -29,6 +29,8 @@ NEURONPEDIA = "https://www.neuronpedia.org"
 # need not wait longer for its text.
 _CONTEXT_SECONDS = 3.0
 
+DEFAULT_K = 10
+
 LAYER = Parameter(description="index of the layer, from 0")
 INDEX = Parameter(description="index of the feature in its layer's dictionary")
 
@@ -82,7 +84,7 @@ async def neighbors(
     index: Annotated[int, INDEX],
     direction: Annotated[str, Parameter(description="downstream (later layers) or upstream (earlier ones)")] = "downstream",
     measure: Annotated[str, Parameter(description="the measure to rank by")] = "jaccard",
-    k: Annotated[int, Parameter(description="how many, at most")] = 10,
+    k: Annotated[int | None, Parameter(description="how many, at most; 10, or what is published if that is fewer")] = None,
     rank: Annotated[str, Parameter(description="estimate; lower comes with intervals")] = "estimate",
     min_support: Annotated[int | None, Parameter(description="smallest joint count; the run's by default")] = None,
     max_staleness_ms: MaxStaleness = None,
@@ -98,7 +100,7 @@ async def neighbors(
         index,
         direction=direction,  # pyright: ignore[reportArgumentType]  (checked there)
         measure=measure,
-        k=k,
+        k=min(DEFAULT_K, settings.published_k) if k is None else k,
         min_support=support,
         rank=rank,
         published_k=settings.published_k,

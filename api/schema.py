@@ -11,10 +11,10 @@ from typing import Any
 from litestar import Litestar, Request
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
-from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, Schema
+from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from api.examples import ANSWERS, PARAMETERS, PROBLEM
+from api.examples import ANSWERS, BODIES, PARAMETERS, PROBLEM
 from api.negotiation import MSGPACK
 from api.page import html
 from api.problems import PROBLEM_JSON
@@ -58,6 +58,8 @@ def complete(app: Litestar) -> None:
                 example = PARAMETERS.get(parameter.name)
                 if example is not None and not parameter.examples:
                     parameter.example = example
+            if (bodies := BODIES.get((method, path))) is not None:
+                operation.request_body = RequestBody(content={kind: _body(value) for kind, value in bodies.items()}, required=True)
             responses = operation.responses or {}
             for status, response in responses.items():
                 content = response.content or {}
@@ -69,6 +71,13 @@ def complete(app: Litestar) -> None:
             responses.pop("400", None)  # Litestar's own idea of its validation error
             responses["default"] = problem
             operation.responses = responses
+
+
+def _body(example: Any) -> OpenAPIMediaType:
+    """A raw body: routes stream it, so Litestar knows nothing of it. No schema for binary ones, as OpenAPI 3.1 wants it."""
+    if example is None:
+        return OpenAPIMediaType()
+    return OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING), examples={"example": Example(value=example)})
 
 
 def _problem_content() -> OpenAPIMediaType:
