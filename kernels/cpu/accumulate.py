@@ -10,16 +10,17 @@
 Rows are independent: threads take ranges of rows, and nothing depends on how many there are. A row's sum runs over its tokens in
 ascending order in float64, so the same batch gives the same bits.
 
-What decided the design (one core, Xeon with 2 MB L2, D = 24,576, L0 = 60, T = 65,536, 218 M updates on 53 M distinct cells):
+What decided the design (one shared core, Xeon with 2 MB L2, D = 24,576, L0 = 60, T = 65,536, 218 M updates on 53 M distinct cells;
+a C prototype beside other load, so differences below some 15 % mean nothing):
 
 - The tables are far larger than any cache, so a thin row costs two cache misses per update. Straight to the table with prefetch:
-  3.4–6 ns an update; by a row buffer and a list of touched cells, as row-order designs do: 12 ns per touched cell for the last
-  step alone. All 24,000 thin rows took 0.53 s instead of 0.89–1.2 s.
-- A thick row takes 2 ns an update in its buffer: count and product lie side by side in one 16-byte cell, and 393 kB fit in L2.
-- Relabelling features by frequency, which packs the hot cells of the buffer into L1, gained nothing once rare features no longer go
-  through the buffer (0.40–0.47 s against 0.41–0.48 s for all thick rows), and costs a scattered write-back: left out.
-- Small batches repeat fewer cells: 50 µs a token at T = 512 against 17 at T = 65,536, two cache misses for nearly every update. Prefetching
-  across rows as well changed nothing (50 against 52 µs): the core's miss buffers are full. Tables in huge pages save 12 % there.
+  5.6–6.3 ns an update; by a row buffer and a list of touched cells: 12 ns per touched cell for the write-back alone. The rows of
+  at most 1,000 tokens took 0.53 s (96 M updates) against 0.89 s.
+- A thick row takes 2 to 3 ns an update in its buffer: count and product lie side by side in one 16-byte cell, and 393 kB fit in L2.
+- Relabelling features by frequency, which packs the hot cells of the buffer into L1, showed no gain once rare features no longer go
+  through the buffer (0.40–0.47 s against 0.41–0.64 s for all thick rows, within the noise): left out. A CPU with a smaller L2 may differ.
+- Small batches repeat fewer cells: 50 µs a token at T = 512 against 17 at T = 65,536 (this code, CPU time). Prefetching across rows
+  as well changed nothing there (52 µs); tables in huge pages, as numpy asks for and torch.zeros does not, took 10 % off.
 - Float32 cells in the buffer would halve it, but a float32 running sum is off by 1e-5 after a thousand equal addends.
 """
 
