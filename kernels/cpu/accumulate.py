@@ -18,7 +18,8 @@ a C prototype beside other load, so differences below some 15 % mean nothing):
   at most 1,000 tokens took 0.53 s (96 M updates) against 0.89 s.
 - A thick row takes 2 to 3 ns an update in its buffer: count and product lie side by side in one 16-byte cell, and 393 kB fit in L2.
 - Relabelling features by frequency, which packs the hot cells of the buffer into L1, showed no gain once rare features no longer go
-  through the buffer (0.40–0.47 s against 0.41–0.64 s for all thick rows, within the noise): left out. A CPU with a smaller L2 may differ.
+  through the buffer (0.40–0.47 s against 0.41–0.64 s for all thick rows, within the noise): left out.
+  A CPU with a smaller L2 may differ.
 - Small batches repeat fewer cells: 50 µs a token at T = 512 against 17 at T = 65,536 (this code, CPU time). Prefetching across rows
   as well changed nothing there (52 µs); tables in huge pages, as numpy asks for and torch.zeros does not, took 10 % off.
 - Float32 cells in the buffer would halve it, but a float32 running sum is off by 1e-5 after a thousand equal addends.
