@@ -1,0 +1,9 @@
+"""`python -m benchmarks [--quick]`: every benchmark, one after the other, each in a process of its own."""
+
+import subprocess
+import sys
+
+BENCHMARKS = ("benchmarks.kernels", "benchmarks.loop")
+
+for module in BENCHMARKS:
+    subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], check=True)
