@@ -19,7 +19,7 @@ from engine.counts.state import State
 from engine.errors import BadValue, NotReady, Unknown
 from engine.views import publisher as publishing
 from engine.views.connection import connect
-from engine.views.records import ConvergenceRecord, FeatureRecord, SetAsideRecord, Snapshot, UploadRecord, Version
+from engine.views.records import ConvergencePoint, ConvergenceRecord, FeatureRecord, SetAsideRecord, Snapshot, UploadRecord, Version
 from engine.views.redis_server import PrivateRedis
 
 ALL = [(layer, index) for layer, size in enumerate(DICTIONARIES) for index in range(size)]
@@ -345,6 +345,10 @@ def test_status_uploads_and_convergence_come_with_the_snapshot_and_heartbeats_be
     assert rig.read(lambda views: views.uploads()) == {"a": one, "b": two}
     assert rig.read(lambda views: views.convergence()) == series
     assert rig.read(lambda views: views.status()) == status(state)
+    point = ConvergencePoint(tokens=100, dead=[1, 1, 1], list_change=[None])
+    longer = ConvergenceRecord(pairs=[(0, 1)], points=[point])  # a segment ended just after the snapshot of its last token
+    assert publisher.publish(state, status(state), [one, two], longer).written == 0
+    assert rig.read(lambda views: views.convergence()) == longer
     later = msgspec.structs.replace(two, state="failed", error="broken", set_aside=SetAsideRecord(documents=1, tokens=3))
     publisher.beat(msgspec.structs.replace(status(state), state="idle"), [one, later])
     assert rig.read(lambda views: views.uploads(["b", "unheard-of"])) == {"b": later}
@@ -354,12 +358,22 @@ def test_status_uploads_and_convergence_come_with_the_snapshot_and_heartbeats_be
     assert found.state == "idle"
 
 
-def test_publishing_pauses_for_the_interval_and_for_twelve_times_what_it_took(rig: Rig) -> None:
-    slow = Rig(rig.server, publish_interval=3600.0)
-    publisher = slow.publisher()
-    assert publisher.due()
-    publish(publisher, counted(dense_activations(50)))
-    assert not publisher.due()
+def test_publishing_pauses_for_the_interval_and_for_twelve_times_what_it_took_unless_the_engine_is_idle(rig: Rig) -> None:
+    state = counted(dense_activations(50))
+    slow = Rig(rig.server, publish_interval=3600.0).publisher()
+    assert slow.due()
+    publish(slow, state)
+    assert not slow.due()
+    assert not slow.due(idle=True)
+    quick = rig.publisher()
+    began = time.monotonic()
+    publish(quick, state)
+    ended = time.monotonic()
+    while not quick.due(idle=True):
+        pass
+    while not quick.due():
+        pass
+    assert time.monotonic() - ended >= min(12 * sum(quick.last.seconds.values()), 12 * (ended - began))
 
 
 def test_more_than_a_hundred_features_are_not_read_at_once(rig: Rig) -> None:

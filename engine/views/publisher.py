@@ -101,7 +101,7 @@ class Publisher:
         self._uploads: dict[str, UploadRecord] = {}
         self._ours = False
         self._ever_ours = False
-        self._due_at = 0.0
+        self._due_at = self._due_idle_at = 0.0
         self._take_over, self._write, self._commit, self._beat = (
             client.register_script(script) for script in (scripts.TAKE_OVER, scripts.WRITE, scripts.COMMIT, scripts.BEAT)
         )
@@ -110,9 +110,9 @@ class Publisher:
     def tokens(self) -> int:
         return -1 if self._published is None else self._published.tokens
 
-    def due(self) -> bool:
-        """Whether the interval since the last attempt has passed, and 12 times what that took."""
-        return time.monotonic() >= self._due_at
+    def due(self, idle: bool = False) -> bool:
+        """Whether the interval since the last attempt has passed, and (unless idle) 12 times what that attempt took."""
+        return time.monotonic() >= (self._due_idle_at if idle else self._due_at)
 
     def publish(
         self, state: State, status: StatusRecord, uploads: Sequence[UploadRecord], convergence: ConvergenceRecord
@@ -123,7 +123,7 @@ class Publisher:
         """
         began = time.monotonic()
         try:
-            if self.tokens == state.tokens and self._heartbeat(status, uploads):
+            if self.tokens == state.tokens and self._heartbeat(status, uploads, convergence):
                 self.last = Published(self._version, state.tokens)
             else:
                 self.last = self._publish(state, status, uploads, convergence)
@@ -131,14 +131,15 @@ class Publisher:
         except (redis.RedisError, OSError, NotOurs) as error:
             self._failed(error, state.tokens)
         now = time.monotonic()
-        self._due_at = now + max(self._settings.publish_interval, PAUSE_FACTOR * (now - began))
+        self._due_idle_at = now + self._settings.publish_interval
+        self._due_at = max(self._due_idle_at, now + PAUSE_FACTOR * (now - began))
         return self.last
 
     def beat(self, status: StatusRecord, uploads: Sequence[UploadRecord] = ()) -> None:
         """Write status and changed uploads alone. Finds out that Redis was wiped, too: then the next `publish` is due at once."""
         try:
             if not self._heartbeat(status, uploads):
-                self._due_at = 0.0
+                self._due_at = self._due_idle_at = 0.0
             self.problem = None
         except (redis.RedisError, OSError, NotOurs) as error:
             self._failed(error, max(0, self.tokens))
@@ -198,17 +199,20 @@ class Publisher:
                 for index, packed in sweep.records(layer, dirty):
                     yield self.keys.feature(layer, index), packed
 
-    def _heartbeat(self, status: StatusRecord, uploads: Sequence[UploadRecord]) -> bool:
-        """Status and uploads; False when Redis does not hold our snapshot any more."""
+    def _heartbeat(
+        self, status: StatusRecord, uploads: Sequence[UploadRecord], convergence: ConvergenceRecord | None = None
+    ) -> bool:
+        """Status, uploads and series; False when Redis does not hold our snapshot any more."""
         intact = self._ours
         if not intact:
             self._claim()
         changed = self._changed(uploads)
-        args = [str(self._epoch), msgspec.msgpack.encode(status), *_fields(changed)]
-        answer = self._beat(keys=[self.keys.marker, self.keys.status, self.keys.uploads], args=args)
+        keys = [self.keys.marker, self.keys.status, self.keys.convergence, self.keys.uploads]
+        series = b"" if convergence is None else msgspec.msgpack.encode(convergence)
+        answer = self._beat(keys=keys, args=[str(self._epoch), msgspec.msgpack.encode(status), series, *_fields(changed)])
         if intact and answer != 1:
             self._ours, self._published = False, None
-            return self._heartbeat(status, uploads)
+            return self._heartbeat(status, uploads, convergence)
         self._require(answer)
         self._sent(changed, anew=False)
         return intact

@@ -54,11 +54,13 @@ redis.call('XADD', KEYS[3], 'MAXLEN', '~', '1000', ARGV[3], 'snapshot', ARGV[4])
 return 1
 """
 
-# KEYS: marker, status, uploads   ARGV: epoch, status, id, upload…   → 1, or 0 when the marker is not ours
+# KEYS: marker, status, convergence, uploads   ARGV: epoch, packed status, packed convergence or "", id, upload, id, …
+# → 1, or 0 when the marker is not ours
 BEAT = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[2])
-for at = 3, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1]) end
+if ARGV[3] ~= '' then redis.call('SET', KEYS[3], ARGV[3]) end
+for at = 4, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[at], ARGV[at + 1]) end
 return 1
 """
 
