@@ -62,9 +62,9 @@ async def _frames(views: Views, after: str | None, stopping: asyncio.Event) -> A
         log.warning("an event stream ends: Redis: %s", error)
     finally:
         stop.cancel()
-        if following is not None:
-            following.cancel()
-            await asyncio.wait({following})
+        while following is not None and not following.done():
+            following.cancel()  # again until it ends: a cancellation that meets a timeout of the Redis client is lost in it
+            await asyncio.wait({following}, timeout=0.1)
         await source.aclose()  # pyright: ignore[reportAttributeAccessIssue]  (an async generator, typed as what it iterates)
 
 

@@ -8,6 +8,8 @@ from litestar import Response, Router, get
 from litestar.datastructures import CacheControlHeader
 from litestar.static_files import create_static_files_router
 
+from api.parameters import FREE_QUERY
+
 WEB = Path(__file__).parent / "web"
 
 # The page needs only its own files and styles set on bars by script; whatever a corpus holds can't load or run anything.
@@ -23,7 +25,7 @@ def html(name: str) -> bytes:
     return (WEB / name).read_bytes()
 
 
-@get("/", media_type="text/html", include_in_schema=False, sync_to_thread=False)
+@get("/", media_type="text/html", include_in_schema=False, sync_to_thread=False, opt={FREE_QUERY: True})
 def page() -> Response[bytes]:
     """The page."""
     return Response(html("index.html"), media_type="text/html", headers=PAGE_HEADERS)

@@ -13,6 +13,9 @@ from litestar.params import Parameter
 from engine.encoder.description import LayerDescription, RunDescription
 from engine.errors import BadInput, BadValue, Unknown
 
+FREE_QUERY = "free_query"
+"""Key of a route's `opt`: what follows the question mark is none of the server's business (the page reads it itself)."""
+
 Feature = tuple[int, int]
 """(layer, index)."""
 
@@ -67,6 +70,8 @@ async def only_known_parameters(request: Request[Any, Any, Any]) -> None:
     Raises:
         BadInput: the message names it and the ones that the route knows.
     """
+    if request.route_handler.opt.get(FREE_QUERY):
+        return
     known = _query_parameters(request.route_handler)
     for name in request.query_params:
         if name not in known:

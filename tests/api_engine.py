@@ -135,6 +135,8 @@ class Engine:
         points = [ConvergencePoint(tokens=self.state.tokens, dead=[1, 0, 0], list_change=[0.5, None])]
         convergence = ConvergenceRecord(pairs=list(PAIRS), points=points)
         published = self.publisher.publish(self.state, self.status(state, **changes), self.uploads, convergence)
+        if self.publisher.problem:  # Redis was restarted: found out at one tick, published anew at the next
+            published = self.publisher.publish(self.state, self.status(state, **changes), self.uploads, convergence)
         assert self.publisher.problem is None, self.publisher.problem
         return published.version or ""
 

@@ -4,7 +4,6 @@ import { bar, byId, element } from "./dom.js";
 import { count, estimate, share } from "./format.js";
 import { read } from "./http.js";
 
-const SHOWN = 10;
 let current = null; // { feature, measure }
 let abort = null;
 
@@ -22,12 +21,14 @@ export async function show(feature, measure, quietly = false) {
   try {
     const record = await read(path, mine.signal);
     const neighbors = (direction, has) =>
-      has ? read(`${path}/neighbors?direction=${direction}&measure=${measure}&k=${SHOWN}`, mine.signal) : null;
+      has ? read(`${path}/neighbors?direction=${direction}&measure=${measure}`, mine.signal) : null;
     const [upstream, downstream] = await Promise.all([
       neighbors("upstream", record.pairs.some(([, down]) => down === record.layer)),
       neighbors("downstream", record.pairs.some(([up]) => up === record.layer)),
     ]);
     target.replaceChildren(...card(record, upstream, downstream, measure));
+    const peak = target.querySelector(".peak");
+    if (peak) peak.parentElement.scrollTop = peak.offsetTop - peak.parentElement.clientHeight / 2;
     target.classList.remove("old");
   } catch (error) {
     if (error.name === "AbortError") return;

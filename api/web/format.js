@@ -13,6 +13,7 @@ export function brief(value) {
 
 export function estimate(value) {
   if (value === null || value === undefined) return "–";
+  if (value < 0) return `−${estimate(-value)}`;
   const size = Math.abs(value);
   if (size >= 100) return count(value);
   if (size >= 10) return value.toFixed(1);

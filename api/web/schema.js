@@ -21,6 +21,9 @@ const heading = (text) => element("h3", {}, text);
 const example = (content) => resolve(Object.values(content?.examples ?? {})[0])?.value ?? content?.example;
 const code = (value) => element("pre", {}, typeof value === "string" ? value : JSON.stringify(value, null, 2));
 
+// `code` in a description, as an element.
+const prose = (text) => element("p", {}, ...text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part)));
+
 function form(path, parameters) {
   const inputs = parameters.map((parameter) => {
     const input = element("input", { "aria-label": parameter.name, placeholder: String(parameter.schema?.default ?? "") });
@@ -52,11 +55,11 @@ function operation(path, method, described) {
   const { inputs, button, output } = form(path, parameters);
   const tryable = method === "get" && path !== "/v1/events";
   const inside = element("div", { class: "inside" });
-  if (described.description) inside.append(element("p", {}, described.description));
+  if (described.description) inside.append(prose(described.description));
   if (inputs.length) {
     inside.append(
       heading("Parameters"),
-      rows(inputs.map(({ parameter, input }) => [parameter.name, typeName(parameter.schema), parameter.description ?? "", ...(tryable ? [input] : [])])),
+      rows(inputs.map(({ parameter, input }) => [parameter.name, typeName(parameter.schema), prose(parameter.description ?? ""), ...(tryable ? [input] : [])])),
     );
   }
   for (const [type, content] of Object.entries(resolve(described.requestBody)?.content ?? {})) {
