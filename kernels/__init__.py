@@ -1,10 +1,11 @@
-"""The three operations that everything rests on: dense → sparse, sparse → pair tables, best k of each group.
+"""The three operations that everything rests on: dense → sparse, sparse → pair tables, best k of every row and column.
 
 Each has one signature and several implementations: Triton for CUDA (`kernels.gpu`), numba for the CPU (`kernels.cpu`), and a slow
 obvious reference (`kernels.reference`). `kernels.dispatch` picks by device.
 """
 
+from kernels.cpu.best import BestCells
 from kernels.csr import Csr
-from kernels.dispatch import accumulate, compact, segmented_topk
+from kernels.dispatch import accumulate, compact
 
-__all__ = ["Csr", "accumulate", "compact", "segmented_topk"]
+__all__ = ["BestCells", "Csr", "accumulate", "compact"]

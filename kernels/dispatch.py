@@ -3,7 +3,6 @@
 Triton is imported when the first CUDA tensor arrives, numba when the first CPU tensor does.
 """
 
-import numpy as np
 from torch import Tensor
 
 from kernels.checks import check_dense, check_tables
@@ -41,13 +40,3 @@ def accumulate(
     else:
         from kernels.cpu.accumulate import accumulate as implementation
     implementation(up, down, up_thresholds, down_thresholds, counts, products)
-
-
-def segmented_topk(offsets: Tensor | np.ndarray, scores: Tensor | np.ndarray, k: int) -> Tensor | np.ndarray:
-    """int64 [G, k]: positions of each group's k best scores, best first; see `kernels.cpu.topk`.
-
-    Views rank their tables on the host, so this one has no GPU form: device tensors are refused by numpy's conversion.
-    """
-    from kernels.cpu.topk import segmented_topk as implementation
-
-    return implementation(offsets, scores, k)

@@ -3,9 +3,6 @@
 Everything is done densely and in float64, so memory is T x D and Du x Dd: small shapes only.
 """
 
-import math
-from itertools import pairwise
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,13 +41,16 @@ def accumulate(
     products += a.T @ b
 
 
-def segmented_topk(offsets: Tensor | np.ndarray, scores: Tensor | np.ndarray, k: int) -> Tensor | np.ndarray:
-    """int64 [G, k]: positions of each group's k best, best first, ties to the smaller position, NaN never, -1 where fewer."""
-    bounds = np.asarray(offsets)
-    values = np.asarray(scores)
-    best = np.full((len(bounds) - 1, k), -1, dtype=np.int64)
-    for group, (start, end) in enumerate(pairwise(bounds)):
-        candidates = [position for position in range(start, end) if not math.isnan(values[position])]
-        candidates.sort(key=lambda position: (-values[position], position))
-        best[group, : len(candidates[:k])] = candidates[:k]
-    return torch.from_numpy(best) if isinstance(scores, Tensor) else best
+def best_cells(
+    up: np.ndarray, down: np.ndarray, cells: np.ndarray, scores: np.ndarray, rows: int, columns: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int64 [rows, k] and [columns, k] of the k best cells of each, best first, ties to the first offered, −1 where fewer."""
+    found = []
+    for groups, size in ((up, rows), (down, columns)):
+        best = np.full((size, k), -1, dtype=np.int64)
+        for group in range(size):
+            offered = [at for at in np.flatnonzero(groups == group) if scores[at] > -np.inf]  # false for NaN
+            offered.sort(key=lambda at: -scores[at])
+            best[group, : len(offered[:k])] = cells[offered[:k]]
+        found.append(best)
+    return found[0], found[1]

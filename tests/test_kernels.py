@@ -1,4 +1,4 @@
-"""compact, accumulate and segmented_topk: every implementation against the reference, on shapes with a reason to be there."""
+"""compact, accumulate and the best cells: every implementation against the reference, on shapes with a reason to be there."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from kernel_forms import Form, on_cpu, triton_form
 
-from kernels import Csr, accumulate, compact, reference, segmented_topk
+from kernels import BestCells, Csr, accumulate, compact, reference
 
 UP, DOWN = 37, 70  # prime, and no multiple of any block: neither 8 x 64 pairs nor 64 features
 
@@ -253,54 +253,49 @@ def test_accumulate_refuses_what_it_would_misread_and_changes_nothing(change: di
     assert not products.any()
 
 
-@pytest.mark.parametrize("shape", ["one-group", "empty-groups", "ties", "nan-and-infinities", "k-above-every-group", "no-groups"])
-def test_segmented_topk_equals_the_reference(shape: str) -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=60)
-    offsets = np.array([0, 7, 7, 30, 31, 60])
-    if shape == "one-group":
-        offsets = np.array([0, 60])
-    elif shape == "empty-groups":
-        offsets = np.array([0, 0, 0, 60, 60])
-    elif shape == "ties":
-        scores = np.round(scores)
-    elif shape == "nan-and-infinities":
-        scores[::3], scores[1::6], scores[2::7] = np.nan, np.inf, -np.inf
-    elif shape == "no-groups":
-        offsets = np.array([0])
-    k = 40 if shape == "k-above-every-group" else 5
-    found = segmented_topk(offsets, scores, k)
-    assert found.dtype == np.int64
-    assert np.array_equal(found, reference.segmented_topk(offsets, scores, k))
-    assert torch.equal(segmented_topk(torch.from_numpy(offsets), torch.from_numpy(scores), k), torch.from_numpy(found))
+SCORES = st.sampled_from([float("nan"), -1.0, 0.0, 0.5, 2.0, float("inf"), float("-inf")])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
-    groups=st.lists(
-        st.lists(st.sampled_from([float("nan"), -1.0, 0.0, 0.5, 2.0, float("inf"), float("-inf")]), max_size=9), max_size=6
-    ),
+    offered=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), SCORES), max_size=60),
     k=st.integers(1, 5),
+    cut=st.integers(0, 60),
 )
-def test_segmented_topk_of_any_groups_equals_the_reference(groups: list[list[float]], k: int) -> None:
-    offsets = np.cumsum([0, *map(len, groups)], dtype=np.int64)
-    scores = np.array([score for group in groups for score in group], dtype=np.float64)
-    assert np.array_equal(segmented_topk(offsets, scores, k), reference.segmented_topk(offsets, scores, k))
+def test_the_best_cells_of_rows_and_columns_equal_a_sort_however_they_are_offered(
+    offered: list[tuple[int, int, float]], k: int, cut: int
+) -> None:
+    up = np.array([row for row, _, _ in offered], np.int32)
+    down = np.array([column for _, column, _ in offered], np.int32)
+    scores = np.array([score for _, _, score in offered], np.float64)
+    cells = np.arange(100, 100 + len(offered), dtype=np.int64)
+    best = BestCells(4, 5, k)
+    for part in (slice(None, cut), slice(cut, None)):
+        best.offer(up[part], down[part], cells[part], scores[part])
+    rows, columns = reference.best_cells(up, down, cells, scores, 4, 5, k)
+    assert np.array_equal(best.rows, rows)
+    assert np.array_equal(best.columns, columns)
+
+
+CELL = (np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1))
 
 
 @pytest.mark.parametrize(
-    ("offsets", "scores", "k", "message"),
+    ("change", "message"),
     [
-        pytest.param(np.array([0, 2]), np.zeros(2, np.float32), 1, "scores is float32", id="float32-scores"),
-        pytest.param(np.array([0, 2], np.int32), np.zeros(2), 1, "offsets is int32", id="int32-offsets"),
-        pytest.param(np.array([0, 2]), np.zeros(2), 0, "k is 0, it must be at least 1", id="k-zero"),
-        pytest.param(np.array([0, 3]), np.zeros(2), 1, "at most 2", id="offsets-beyond-the-scores"),
-        pytest.param(np.array([0, 2, 1, 2]), np.zeros(2), 1, "must rise", id="falling-offsets"),
+        pytest.param({0: np.zeros(1, np.int64)}, "up is int64, it must be int32", id="int64-rows"),
+        pytest.param({3: np.zeros(1, np.float32)}, "scores is float32, it must be float64", id="float32-scores"),
+        pytest.param({2: np.zeros(2, np.int64)}, r"cells has shape \(2,\), it must be \(1,\)", id="more-cells-than-rows"),
+        pytest.param({0: np.full(1, 3, np.int32)}, r"up .* in \[0, 3\)", id="row-too-large"),
+        pytest.param({1: np.full(1, -1, np.int32)}, r"down .* in \[0, 4\)", id="negative-column"),
     ],
 )
-def test_segmented_topk_refuses_what_it_would_misread(offsets: np.ndarray, scores: np.ndarray, k: int, message: str) -> None:
+def test_best_cells_refuses_what_it_would_misread(change: dict[int, np.ndarray], message: str) -> None:
+    arrays = [change.get(at, array) for at, array in enumerate(CELL)]
+    best = BestCells(3, 4, 2)
     with pytest.raises(ValueError, match=message):
-        segmented_topk(offsets, scores, k)
+        best.offer(*arrays)
+    assert (best.rows == -1).all()
 
 
 @pytest.mark.parametrize("counts", ["i32", "i64"])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from engine.measures import MEASURES, PairCounts, estimates
-from engine.views.best import BestCells
+from kernels import BestCells
 
 if TYPE_CHECKING:
     from engine.counts.pairs import PairTable

@@ -1,8 +1,10 @@
 """Running top lists: the best cells of every row and of every column of a table, in one pass over its cells.
 
-`segmented_topk` needs the cells of a group side by side: for columns that is a sort of all cells and a permutation of every score,
+    cells (row, column, id, score), in any number of calls ──▶ compare with the worst kept of the row, of the column ──▶ insert
+
+A top-k by groups needs the cells of a group side by side: for columns that is a sort of all cells and a permutation of every score,
 half of a sweep's time. Here a cell is compared with the worst that its row and its column keep, wherever it comes; nearly all fail
-both compares, and a list takes a new cell by insertion.
+both compares, and a list takes a new cell by insertion. Tables are ranked on the host, so there is no GPU form.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import Any, cast
 import numba
 import numpy as np
 
+from kernels.checks import check_cells
+
 
 class BestCells:
     """The k best cells of each row and each column by one measure, best first; ties go to the cell that was offered first.
@@ -22,6 +26,9 @@ class BestCells:
     """
 
     def __init__(self, rows: int, columns: int, k: int) -> None:
+        """Empty lists of k for so many rows and columns."""
+        if k < 1:
+            raise ValueError(f"k is {k}, it must be at least 1")
         self.rows, self._row_scores = _empty(rows, k)
         self.columns, self._column_scores = _empty(columns, k)
 
@@ -31,8 +38,12 @@ class BestCells:
         Args:
             up, down: int32 `[n]`, row and column of each.
             cells: int64 `[n]`, their ids.
-            scores: float64 `[n]`; NaN is never kept.
+            scores: float64 `[n]`; NaN and −inf are never kept.
+
+        Raises:
+            ValueError: an array of another type or length, or a row or column that there is not.
         """
+        check_cells(up, down, cells, scores, len(self.rows), len(self.columns))
         _offer(up, down, cells, scores, self.rows, self._row_scores, self.columns, self._column_scores)
 
 
