@@ -1,8 +1,8 @@
 """`saestream demo`, what `make run` calls: serve the bundled model, stream documentation through it, print what was found.
 
 1. Start `saestream serve` as a child on the bundled model.
-2. Send the shipped sample, then two corpora at once in small uploads, over HTTP like any client. Their idempotency keys are the hash
-   of what is sent, so a second `make run` in the same folder goes on where the first one ended and counts nothing twice.
+2. Send the shipped sample, then two corpora at once in small uploads, over HTTP like any client. Their idempotency keys are the
+   hash of what is sent, so a second `make run` in the same folder goes on where the first one ended and counts nothing twice.
 3. Show what the server says while it counts.
 4. Print some features of a middle layer with their next-layer neighbours and text on which both fire, and serve on.
 """

@@ -1,4 +1,4 @@
-"""What `make run` shows of the statistics: some features of a middle layer, their next-layer neighbours, and text on which both fire."""
+"""What `make run` shows of the statistics: features of a middle layer, their next-layer neighbours, text on which both fire."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from rich.text import Text
 
 from api import tables
 from api.client import Client
-from engine.errors import SaestreamError
 
 SAMPLE = 192  # features looked at in one layer: every fifth of the demo's 1,024, a third of a second of requests
 SHOWN = 6
@@ -86,3 +85,30 @@ def _busiest(client: Client, sample: int, layer: int | None = None) -> list[tupl
 
 def _neighbors(client: Client, layer: int, index: int, k: int) -> Any:
     return client.get(f"/v1/features/{layer}/{index}/neighbors", direction="downstream", measure="jaccard", k=k)
+
+
+def _both_fire(client: Client, feature: tuple[int, int], neighbor: str) -> list[Text]:
+    """Text on which a feature and its neighbour both fire: from the strongest context of either, where the other fires too."""
+    layer, index = feature
+    name = f"{layer}:{index}"
+    answer = client.get(f"/v1/features/{layer}/{index}/contexts", **{"with": neighbor})
+    lines = []
+    for context in answer["contexts"]:
+        ours, theirs = context["values"][name], context["values"][neighbor]
+        both = [min(a, b) for a, b in zip(ours, theirs, strict=True)]
+        at = max(range(len(both)), key=both.__getitem__)
+        if both[at] > 0:
+            lines.append(_context_line(context["tokens"], at, f"{ours[at]:.2f} and {theirs[at]:.2f}"))
+    return lines[:1]
+
+
+def _context_line(tokens: list[str], at: int, values: str) -> Text:
+    before = "".join(tokens[max(0, at - CONTEXT_TOKENS) : at])
+    after = "".join(tokens[at + 1 : at + 1 + CONTEXT_TOKENS])
+    parts = (_visible(part) for part in (before, tokens[at], after))
+    return Text.assemble("  both fire:  …", next(parts), (next(parts), "bold reverse"), next(parts), "…", (f"   ({values})", "dim"))
+
+
+def _visible(text: str) -> str:
+    """On one line: a line feed as ⏎."""
+    return text.replace("\n", "⏎")

@@ -78,6 +78,6 @@ def upload_line(name: str, upload: Any) -> Text:
     return line
 
 
-def right(title: str) -> Column:
+def right(title: str | None) -> Column:
     """A right-aligned column."""
-    return Column(title, justify="right")
+    return Column(title or "", justify="right")

@@ -71,7 +71,7 @@ class Loop:
     rate: Rate = field(default_factory=Rate)
     storage_problem: str | None = None
     _beat_at: float = 0.0
-    _recovered_at: int = -1
+    _standing: int = 0
 
     def run(self) -> None:
         """Count until `stop` is set, then save what was counted.
@@ -79,7 +79,7 @@ class Loop:
         Raises:
             Whatever ended the ingest thread: an engine that gets no text any more must not look healthy.
         """
-        self._recovered_at = self.corpus.last
+        self._standing = self.publisher.standing_tokens()
         self.ingest.start()
         self.live.start()
         try:
@@ -133,16 +133,17 @@ class Loop:
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
         self.live.answer_pending(self.encode_window)
-        if self.publisher.due():
-            self.publish("recovering" if self.cursor.segment <= self._recovered_at else "counting")
+        recovering = self.state.tokens < self._standing  # readers have seen more: show them nothing older
+        if self.publisher.due() and not recovering:
+            self.publish("counting")
         elif time.monotonic() >= self._beat_at:
-            self.beat("recovering" if self.cursor.segment <= self._recovered_at else "counting")
+            self.beat("recovering" if recovering else "counting")
         if self.checkpoints.due():
             self.save()
 
     def idle(self) -> None:
         """Nothing to count: publish what was counted last, save it, and wait for text or a question."""
-        if self.publisher.due():
+        if self.publisher.due(idle=True):
             self.publish("idle")
         if self.checkpoints.due():
             self.save()

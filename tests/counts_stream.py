@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,21 +11,13 @@ import torch
 from engine.corpus.segment import Piece
 from engine.counts.part import StatePart
 from engine.encoder.batch import SparseBatch
+from engine.encoder.encoded import SetAside
 from kernels import Csr
 
 DICTIONARIES = (7, 5, 11)
 PAIRS = ((0, 1), (1, 2), (0, 2))
 LENGTHS = (4, 1, 0, 9, 1, 6, 17, 2, 0, 5, 12, 3)
 """Tokens of each document: empty and one-token ones are among them."""
-
-
-class SetAside(NamedTuple):
-    """What an encoder reports of windows that it left out."""
-
-    upload: str
-    tokens: int
-    documents: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ def documents(seed: int = 0, lengths: Sequence[int] = LENGTHS, dictionaries: Seq
             layers.append(dense)
         upload = "first" if number % 3 else "second"
         piece = Piece(upload, "corpus", number // 3, None, number % 2, 0, length, True)
-        aside = (SetAside(upload, number, 1, f"NaN in document {number}"),) if number % 4 == 1 else ()
+        aside = (SetAside(upload, number, number // 3, f"NaN in document {number}"),) if number % 4 == 1 else ()
         made.append(Document(piece, np.arange(position, position + length), tuple(layers), aside))
         position += length
     return made

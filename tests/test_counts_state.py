@@ -76,7 +76,7 @@ def test_the_ledger_counts_tokens_documents_and_what_was_set_aside_exactly() -> 
         assert account.tokens_counted == sum(document.piece.tokens for document in mine)
         assert account.documents_counted == len({document.piece.number for document in mine})
         assert account.set_aside_tokens == sum(item.tokens for document in mine for item in document.set_aside)
-        assert account.set_aside_documents == sum(item.documents for document in mine for item in document.set_aside)
+        assert account.set_aside_documents == len({item.document for document in mine for item in document.set_aside})
     assert state.ledger.account("first").reasons == ("NaN in document 1", "NaN in document 5")
     assert state.ledger.account("never seen").tokens_counted == 0
     assert "never seen" not in state.ledger.uploads
@@ -100,6 +100,14 @@ def test_a_document_in_several_batches_counts_once_and_only_when_its_end_was_the
     )
     assert state.ledger.account("u").documents_counted == 2, "number 8 is empty and left no token; number 9 goes on"
     assert state.ledger.account("u").tokens_counted == state.tokens == 4
+
+
+def test_a_document_with_faults_in_two_batches_is_set_aside_once() -> None:
+    state = State.zero([1, 1])
+    state.add(batch([], [1, 1]), [SetAside("u", 3, 7, "NaN")])
+    state.add(batch([], [1, 1]), [SetAside("u", 2, 7, "NaN"), SetAside("u", 1, 8, "NaN")])
+    account = state.ledger.account("u")
+    assert (account.set_aside_documents, account.set_aside_tokens) == (2, 6)
 
 
 def test_few_reasons_are_kept_and_the_same_ones_in_any_order() -> None:

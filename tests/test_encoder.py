@@ -242,7 +242,7 @@ def test_a_nan_embedding_sets_the_windows_with_that_token_aside_and_leaves_the_o
     sound, bad = [5] * 20, [9] * 70 + [77] + [9] * 69
     segment = segment_of([sound, bad, [77, 3, BOS_ID]], uploads=["good", "bad", "worse"])
     encoded = broken.encode(segment, segment.unit_order)
-    assert {(item.upload, item.tokens, item.documents) for item in encoded.set_aside} == {("bad", 63, 1), ("worse", 2, 1)}
+    assert {(item.upload, item.tokens) for item in encoded.set_aside} == {("bad", 63), ("worse", 2)}
     reasons = [item.reason for item in encoded.set_aside]
     assert reasons == [
         "document 1: NaN or infinite activation at token 70, blocks.0.hook_resid_pre",
@@ -264,7 +264,7 @@ def test_a_broken_sae_sets_every_window_aside_and_is_named(folder: Path, tmp_pat
     encoded = encoder.encode(segment, segment.unit_order)
     assert encoded.batch.tokens == 0
     assert sum(item.tokens for item in encoded.set_aside) == 110
-    assert sum(item.documents for item in encoded.set_aside) == 2
+    assert len({(item.upload, item.document) for item in encoded.set_aside}) == 2
     assert {item.reason.split(", ")[-1] for item in encoded.set_aside} == {HOOKS[1]}
 
 
@@ -332,7 +332,7 @@ def test_a_pushed_frame_with_a_broken_value_is_set_aside_whole(value: float) -> 
     segment = pushed_segment(frames, first_position=40)
     encoded = PushedActivations([6, 4]).encode(segment, segment.unit_order)
     (item,) = encoded.set_aside
-    assert (item.upload, item.tokens, item.documents) == ("push", 5, 1)
+    assert (item.upload, item.tokens, item.document) == ("push", 5, 3)
     assert item.reason == "document 3 (doc-3): NaN or infinite activation at token 2, layer 1"
     assert encoded.batch.positions.tolist() == [40, 41, 42, 43]
     assert torch.equal(dense(encoded.batch.layers[0], 6), torch.from_numpy(np.concatenate([frames[0][0], frames[1][0]])))

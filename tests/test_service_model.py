@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -15,6 +16,7 @@ import redis
 from engine.counts.checkpoint import Checkpoints
 from engine.counts.state import State
 from engine.demo.text import CORPORA, sample_documents
+from engine.encoder.description import RunDescription
 from tests.service import Service, eventually, serving
 
 TEXT = {corpus: [row.text for row in sample_documents() if row.package == corpus] for corpus in CORPORA}
@@ -23,7 +25,8 @@ QUICK_CHECKPOINTS = {"SAESTREAM_CHECKPOINT_INTERVAL": "0"}
 
 def counted(data_dir: Path) -> State:
     """The state in the newest checkpoint of a server that was stopped."""
-    loaded = Checkpoints(data_dir / "checkpoints").latest(None)
+    run = msgspec.json.decode((data_dir / "run.json").read_bytes(), type=RunDescription)
+    loaded = Checkpoints(data_dir / "checkpoints").latest(run.fingerprint)
     assert loaded is not None
     return loaded.state
 
@@ -59,7 +62,7 @@ def test_a_second_corpus_fed_while_the_first_is_running_is_all_counted(service: 
     eventually("the first is being counted", lambda: service.get(f"/v1/uploads/{more['id']}")["tokens_counted"])
     second = service.feed(TEXT[CORPORA[1]], CORPORA[1])
     service.until_counted(more, second)
-    corpora = {item["corpus"]: item for item in service.get("/v1/corpora")["items"]}
+    corpora = {item["name"]: item for item in service.get("/v1/corpora")["items"]}
     assert corpora["again"]["tokens_counted"] == 3 * corpora[CORPORA[0]]["tokens_counted"]
     assert corpora[CORPORA[0]]["tokens_counted"] + corpora[CORPORA[1]]["tokens_counted"] == straight.tokens
     assert service.get("/v1/status")["tokens"] == sum(item["tokens_counted"] for item in corpora.values())

@@ -17,7 +17,7 @@ DOCUMENTS = 24
 
 
 def activations(seed: int, tokens: int) -> list[np.ndarray]:
-    """Dense activations float32 `[tokens, D]` per layer: sparse, correlated, with a feature that never fires and one that always does."""
+    """Dense activations float32 `[tokens, D]` per layer; one feature never fires, one always does."""
     rng = np.random.default_rng(seed)
     layers = []
     shared = rng.random((tokens, 1)) < 0.3

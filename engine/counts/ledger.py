@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -28,9 +29,15 @@ class Account:
     tokens_counted: int = 0
     documents: DocumentSet = field(default_factory=DocumentSet)
     set_aside_tokens: int = 0
-    set_aside_documents: int = 0
+    aside: DocumentSet = field(default_factory=DocumentSet)
+    """Documents of which something was set aside."""
     reasons: tuple[str, ...] = ()
     """The smallest `REASONS_KEPT` of the reasons in alphabetical order, so that they don't depend on the order of merging."""
+
+    @property
+    def set_aside_documents(self) -> int:
+        """Documents of which something was set aside, each once."""
+        return len(self.aside)
 
     @property
     def documents_counted(self) -> int:
@@ -79,7 +86,7 @@ class Ledger(FramedPart):
         for item in set_aside:
             account = self._open(item.upload)
             account.set_aside_tokens += item.tokens
-            account.set_aside_documents += item.documents
+            account.aside.add(item.document)
             account.add_reasons([item.reason])
 
     def finish(self, pieces: Iterable[Piece]) -> None:
@@ -96,7 +103,7 @@ class Ledger(FramedPart):
             mine.tokens_counted += theirs.tokens_counted
             mine.documents.update(theirs.documents)
             mine.set_aside_tokens += theirs.set_aside_tokens
-            mine.set_aside_documents += theirs.set_aside_documents
+            mine.aside.update(theirs.aside)
             mine.add_reasons(theirs.reasons)
 
     def _open(self, upload: str) -> Account:
@@ -109,27 +116,29 @@ class Ledger(FramedPart):
             "uploads": sorted(self.uploads),
             "reasons": [list(account.reasons) for account in accounts],
         }
-        numbers = [
-            (account.tokens_counted, account.set_aside_tokens, account.set_aside_documents, len(account.documents.array()))
-            for account in accounts
-        ]
-        ranges = [account.documents.array() for account in accounts]
-        return header, {
-            "accounts": np.array(numbers, dtype=np.int64).reshape(-1, 4),
-            "documents": np.concatenate([np.empty((0, 2), np.int64), *ranges]),
+        sets = {
+            "documents": [account.documents.array() for account in accounts],
+            "aside": [account.aside.array() for account in accounts],
         }
+        numbers = [
+            (account.tokens_counted, account.set_aside_tokens, len(documents), len(aside))
+            for account, documents, aside in zip(accounts, sets["documents"], sets["aside"], strict=True)
+        ]
+        ranges = {name: np.concatenate([np.empty((0, 2), np.int64), *arrays]) for name, arrays in sets.items()}
+        return header, {"accounts": np.array(numbers, dtype=np.int64).reshape(-1, 4), **ranges}
 
     @classmethod
     def from_arrays(cls, shape: RunShape, place: Place, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         part = cls(shape, place)
         part.tokens = header["tokens"]
-        numbers = arrays["accounts"].tolist()
-        ranges = arrays["documents"].tolist()
-        at = 0
-        for upload, reasons, (tokens, aside_tokens, aside_documents, count) in zip(
-            header["uploads"], header["reasons"], numbers, strict=True
-        ):
-            documents = DocumentSet((start, end) for start, end in ranges[at : at + count])
-            part.uploads[upload] = Account(tokens, documents, aside_tokens, aside_documents, tuple(reasons))
-            at += count
+        documents, aside = (iter(arrays[name].tolist()) for name in ("documents", "aside"))
+        for upload, reasons, row in zip(header["uploads"], header["reasons"], arrays["accounts"].tolist(), strict=True):
+            tokens, aside_tokens, counted_ranges, aside_ranges = row
+            part.uploads[upload] = Account(
+                tokens,
+                DocumentSet(islice(documents, counted_ranges)),
+                aside_tokens,
+                DocumentSet(islice(aside, aside_ranges)),
+                tuple(reasons),
+            )
         return part

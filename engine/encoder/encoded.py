@@ -20,8 +20,8 @@ class SetAside(NamedTuple):
     upload: str
     tokens: int
     """Tokens that would have been counted."""
-    documents: int
-    """1 where this is the first unit of its document that the same call set aside, else 0: the sum is that of documents."""
+    document: int
+    """Number of the document in its upload."""
     reason: str
 
 
@@ -85,7 +85,6 @@ def set_aside(segment: Segment, places: TokenPlaces, faults: np.ndarray, hooks: 
     Returns:
         One entry per unit with a fault, in the order of the segment.
     """
-    documents: set[tuple[str, int]] = set()
     found: list[SetAside] = []
     for unit in np.unique(places.unit[faults >= 0]).tolist():
         tokens = np.flatnonzero(places.unit == unit)
@@ -93,16 +92,14 @@ def set_aside(segment: Segment, places: TokenPlaces, faults: np.ndarray, hooks: 
         worst = broken[faults[broken].argmin()]  # the earliest layer: attention carries a NaN to all tokens of the later ones
         piece = segment.pieces[int(places.piece[worst])]
         offset = piece.start + int(places.index[worst]) - _start(segment, int(places.piece[worst]))
-        document = (piece.upload, piece.number)
         found.append(
             SetAside(
                 upload=piece.upload,
                 tokens=len(tokens),
-                documents=0 if document in documents else 1,
+                document=piece.number,
                 reason=f"{_name(piece)}: NaN or infinite activation at token {offset}, {hooks[int(faults[worst])]}",
             )
         )
-        documents.add(document)
     return tuple(found)
 
 

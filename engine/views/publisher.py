@@ -24,7 +24,7 @@ from engine.views import scripts
 from engine.views.connection import connect
 from engine.views.decoder import DecoderCosines
 from engine.views.keys import Keys
-from engine.views.records import ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
+from engine.views.records import ORDER_DIGITS, ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
 from engine.views.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -109,6 +109,18 @@ class Publisher:
     @property
     def tokens(self) -> int:
         return -1 if self._published is None else self._published.tokens
+
+    def standing_tokens(self) -> int:
+        """N of the snapshot that Redis shows of this run before our first publish, left by an engine that was killed; 0 for none.
+        Published counts only grow: they must reach it again first."""
+        try:
+            run, pointer = cast("list[bytes | None]", self._client.mget(self.keys.run, self.keys.snapshot))
+        except (redis.RedisError, OSError) as error:
+            log.warning("the snapshot in Redis can't be read: %s", error)
+            return 0
+        if pointer is None or run != self._run:
+            return 0
+        return msgspec.msgpack.decode(pointer[ORDER_DIGITS:], type=Snapshot).tokens
 
     def due(self, idle: bool = False) -> bool:
         """Whether the interval since the last attempt has passed, and (unless idle) 12 times what that attempt took."""
@@ -259,9 +271,9 @@ class Publisher:
     def _failed(self, error: Exception, tokens: int) -> None:
         self._ours, self._published = False, None
         self.last = Published(None, tokens)
-        problem = str(error) if isinstance(error, NotOurs) else f"the views can't be published, Redis fails: {error}"
-        if problem != self.problem:  # once, not once a second
-            log.warning("%s; counting goes on, and everything is published again at the next tick", problem)
+        problem = str(error) if isinstance(error, NotOurs) else "the views can't be published: Redis does not answer"
+        if problem != self.problem:  # once, not once a second; a library's own text is for the log, the problem for clients
+            log.warning("%s (%s); counting goes on, and everything is published again at the next tick", problem, error)
         self.problem = problem
 
     def _changed(self, uploads: Sequence[UploadRecord]) -> list[UploadRecord]:

@@ -20,6 +20,7 @@ from engine.views import scripts
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, check_ranking, no_table, record_neighbors, unknown
 from engine.views.keys import Keys
 from engine.views.records import (
+    ORDER_DIGITS,
     ConvergenceRecord,
     Direction,
     Event,
@@ -34,7 +35,6 @@ from engine.views.requests import ContextsAnswer, ContextsRequest, NeighborsRequ
 MOST_FEATURES = 100
 """Records of one atomic read: 500 take Redis 28 ms, in which it answers nobody else."""
 
-_ORDER_DIGITS = 27
 _SLICE_MS = 1_000  # a blocking read must end before the client's socket timeout, 5 s by default
 
 Feature = tuple[int, int]
@@ -54,7 +54,7 @@ class Views:
     async def snapshot(self) -> Snapshot | None:
         """The newest published snapshot; None before the first one."""
         pointer = cast("bytes | None", await self.client.get(self.keys.snapshot))
-        return None if pointer is None else self._snapshot.decode(pointer[_ORDER_DIGITS:])
+        return None if pointer is None else self._snapshot.decode(pointer[ORDER_DIGITS:])
 
     async def features(self, features: Sequence[Feature]) -> tuple[Snapshot, list[FeatureRecord | None]]:
         """At most 100 records, all from one snapshot: a single atomic read. None for features that the run does not have.
@@ -71,7 +71,7 @@ class Views:
         if not found:
             raise NotReady("the engine has not published a snapshot yet")
         pointer, *packed = cast("list[bytes | None]", found)
-        snapshot = self._snapshot.decode(cast(bytes, pointer)[_ORDER_DIGITS:])
+        snapshot = self._snapshot.decode(cast(bytes, pointer)[ORDER_DIGITS:])
         return snapshot, [None if one is None else self._current(one, snapshot) for one in packed]
 
     async def feature(self, layer: int, index: int) -> tuple[Snapshot, FeatureRecord]:

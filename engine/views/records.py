@@ -29,6 +29,10 @@ Direction = Literal["downstream", "upstream"]
 DIRECTIONS: tuple[Direction, ...] = ("downstream", "upstream")
 
 
+ORDER_DIGITS = 27
+"""Length of `Version.order`, which stands before the packed record in the snapshot's key."""
+
+
 class Version(NamedTuple):
     """The version of a snapshot. Versions order as pairs: a restarted engine counts its snapshots anew in a later epoch.
 
