@@ -50,8 +50,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# 4.1 characters a token with the demo's own tokenizer: about 0.3 M tokens per corpus, which a laptop encodes in half a minute.
-DEMO_CHARACTERS = 1_230_000
+# 3.5 characters a token with the demo's own tokenizer: about 0.3 M tokens per corpus, which a laptop encodes in half a minute.
+DEMO_CHARACTERS = 1_050_000
 
 MIN_WORDS = 8
 # Share of letters and spaces below which a docstring is a table, a formula or a listing rather than prose.

@@ -28,15 +28,23 @@ from engine.demo import text
 
 log = logging.getLogger("engine.demo.train")
 
-# Without these glibc returns every large buffer to the kernel and takes it back a moment later: a factor of 3 to 5 in page faults.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
+# MALLOC_…: without them glibc returns every large buffer to the kernel and takes it back a moment later, a factor of 3 to 5 in
+# page faults. OMP_WAIT_POLICY: on shared cores, threads that spin at a barrier took five times the CPU time of those that sleep.
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 # Of each corpus: 3.2 M tokens in all. The installation has three times that, and two minutes of reading it gain nothing here.
 TRAIN_CHARACTERS = 6_500_000
 HELD_OUT_TOKENS = 120_000
 PACKAGES = ("torch", "transformers", "tokenizers", "sae-lens", "transformer-lens", "numpy", "scipy", "pandas")
 
 
-def train(out: Path, model_tokens: int, sae_tokens: int, sae_samples: int, threads: int, seed: int) -> dict[str, Any]:
+def train(
+    out: Path, model_tokens: int, sae_tokens: int, sae_samples: int, threads: int, seed: int, saes_only: bool = False
+) -> dict[str, Any]:
     """Make the model and its SAEs in `out`, and return the report that `REPORT.json` holds.
 
     Args:
@@ -46,69 +54,71 @@ def train(out: Path, model_tokens: int, sae_tokens: int, sae_samples: int, threa
         sae_samples: tokens that each SAE sees in training (more than `sae_tokens`: several epochs).
         threads: torch's CPU threads.
         seed: of everything random.
+        saes_only: keep the model that is in `out`, with what its report says of its training, and make the SAEs again.
     """
     import torch  # 2 s, and transformer_lens and sae_lens below 7 s: after the arguments are known to be right
-    from transformer_lens.model_bridge import TransformerBridge
+    from tokenizers import Tokenizer
 
     from engine.demo import train_model, train_saes
 
     torch.set_num_threads(threads)
     started = time.monotonic()
     train_texts, test_texts = _split()
-    tokenizer = train_model.train_tokenizer(train_texts)
+    model, path = out / "model", out / "REPORT.json"
+    if not saes_only:
+        tokenizer = train_model.train_tokenizer(train_texts)
+        windows = train_model.windows_of(tokenizer, train_texts)
+        log.info("%d documents, %.2f M tokens", len(train_texts), _count(windows) / 1e6)
+        train_model.save(train_model.train_model(windows, model_tokens, seed), tokenizer, model)
+        trained = {
+            "documents": len(train_texts),
+            "tokens_available": _count(windows),
+            "tokens": model_tokens,
+            "minutes": (time.monotonic() - started) / 60,
+        }
+        _write(path, {"model": trained})
+    report: dict[str, Any] = {"model": json.loads(path.read_text(encoding="utf-8"))["model"]}
+    begun = time.monotonic()
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     windows = train_model.windows_of(tokenizer, train_texts)
     test = {
         corpus: _first_tokens(train_model.windows_of(tokenizer, texts), HELD_OUT_TOKENS // 2, seed)
         for corpus, texts in test_texts.items()
     }
-    all_test = [window for part in test.values() for window in part]
-    tokens = sum(len(window) - 1 for window in windows)
-    log.info("%d documents, %.2f M tokens in %d windows", len(train_texts), tokens / 1e6, len(windows))
-    model = train_model.train_model(windows, model_tokens, seed)
-    train_model.save(model, tokenizer, out / "model")
-    report: dict[str, Any] = {
-        "documents": len(train_texts),
-        "tokens_available": tokens,
-        "model_tokens": model_tokens,
-        "perplexity": train_model.perplexity(model, all_test),
-        "perplexity_by_corpus": {corpus: train_model.perplexity(model, part) for corpus, part in test.items()},
-        "unigram_perplexity": train_model.unigram_perplexity(windows, all_test),
-        "held_out_tokens": sum(len(window) - 1 for window in all_test),
-        "model_minutes": (time.monotonic() - started) / 60,
-    }
-    log.info("perplexity %.1f, unigram %.1f", report["perplexity"], report["unigram_perplexity"])
+    report["model"] |= train_model.measure(model, windows, test)
+    log.info("model: %s", _rounded(report["model"]))
 
-    bridge = TransformerBridge.boot_transformers(str(out / "model"), device="cpu")
+    bridge = train_saes.TransformerBridge.boot_transformers(str(model), device="cpu")
     captured = train_saes.capture(bridge, _first_tokens(windows, sae_tokens, seed))
-    held_out = train_saes.capture(bridge, all_test)
-    report["sae_tokens"], report["sae_samples"], report["saes"] = sae_tokens, sae_samples, {}
+    held_out = train_saes.capture(bridge, [window for part in test.values() for window in part])
+    report["saes"] = {}
     for hook in train_saes.HOOKS:
         folder = out / "saes" / hook
-        begun = time.monotonic()
         train_saes.save_sae(train_saes.train_sae(hook, captured.pop(hook), sae_samples, seed), folder)
-        row = train_saes.measure(train_saes.SAE.load_from_disk(folder), held_out[hook])
-        report["saes"][hook] = row | {"minutes": (time.monotonic() - begun) / 60}
-        log.info("%s: %s", hook, {name: round(value, 3) for name, value in report["saes"][hook].items()})
-    report["minutes"] = (time.monotonic() - started) / 60
-    report["bytes"] = sum(path.stat().st_size for part in ("model", "saes") for path in (out / part).rglob("*.*"))
+        report["saes"][hook] = train_saes.measure(train_saes.SAE.load_from_disk(folder), held_out[hook])
+        log.info("%s: %s", hook, _rounded(report["saes"][hook]))
+    report["sae_training"] = {"tokens": sae_tokens, "samples": sae_samples, "minutes": (time.monotonic() - begun) / 60}
+    report["minutes"] = report["model"]["minutes"] + report["sae_training"]["minutes"]
+    report["bytes"] = sum(file.stat().st_size for part in ("model", "saes") for file in (out / part).rglob("*.*") if file.is_file())
     report["versions"] = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     report["seed"], report["threads"] = seed, threads
-    (out / "REPORT.json").write_text(json.dumps(_rounded(report), indent=2) + "\n", encoding="utf-8")
+    _write(path, report)
     return report
 
 
 def main() -> None:
-    """Parse the command line, put the malloc settings in place, and train."""
+    """Parse the command line, put the environment in place, and train."""
     parser = argparse.ArgumentParser(description="Train the demo model and its SAEs from this installation's documentation.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model-tokens", type=int, default=2_400_000)
-    parser.add_argument("--sae-tokens", type=int, default=600_000)
-    parser.add_argument("--sae-samples", type=int, default=1_200_000)
+    parser.add_argument("--sae-tokens", type=int, default=460_000)
+    parser.add_argument("--sae-samples", type=int, default=460_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--saes-only", action="store_true", help="keep the model in --out and make its SAEs again")
     arguments = parser.parse_args()
-    if not MALLOC.keys() <= os.environ.keys():  # glibc reads them when a process starts
-        os.execve(sys.executable, [sys.executable, "-m", "engine.demo.train", *sys.argv[1:]], MALLOC | dict(os.environ))
+    if not ENVIRONMENT.keys() <= os.environ.keys():  # they are read when a process starts
+        os.execve(sys.executable, [sys.executable, "-m", "engine.demo.train", *sys.argv[1:]], ENVIRONMENT | dict(os.environ))
     logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="[%X]", handlers=[RichHandler(show_path=False)])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     report = train(**vars(arguments))
@@ -140,6 +150,14 @@ def _first_tokens(windows: list[Any], tokens: int, seed: int) -> list[Any]:
             break
         kept.append(window)
     return kept
+
+
+def _count(windows: list[Any]) -> int:
+    return sum(len(window) - 1 for window in windows)
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    path.write_text(json.dumps(_rounded(report), indent=2) + "\n", encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 def windows_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """One document per window: int64 arrays `[1 + n]` with BOS first and 1 ≤ n ≤ `CONTEXT` − 1 tokens of one document."""
+    # A copy, since these are settings of the tokenizer: TransformerBridge.to_tokens, for one, leaves padding switched on.
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True  # a literal <|endoftext|> in a text is text
     windows: list[np.ndarray] = []
     for encoded in tokenizer.encode_batch(list(texts), add_special_tokens=False):
@@ -132,6 +136,18 @@ def perplexity(model: GPT2LMHeadModel, windows: Sequence[np.ndarray]) -> float:
     return math.exp(sum(loss.item() for loss, _ in sums) / sum(count for _, count in sums))
 
 
+def measure(folder: Path, train: Sequence[np.ndarray], test: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Any]:
+    """Perplexities of the model that was saved in `folder`, on windows that it was not trained on, by corpus and together."""
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype="float32").eval()
+    together = [window for part in test.values() for window in part]
+    return {
+        "held_out_tokens": sum(len(window) - 1 for window in together),
+        "perplexity": perplexity(model, together),
+        "perplexity_by_corpus": {corpus: perplexity(model, part) for corpus, part in test.items()},
+        "unigram_perplexity": unigram_perplexity(train, together),
+    }
+
+
 def unigram_perplexity(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> float:
     """The baseline: token frequencies of `train` (add-one smoothed), measured on the same tokens as `perplexity`."""
     counts = 1.0 + np.bincount(np.concatenate([window[1:] for window in train]), minlength=VOCABULARY)
@@ -145,7 +161,6 @@ def save(model: GPT2LMHeadModel, tokenizer: Tokenizer, folder: Path) -> None:
     plain = GPT2LMHeadModel(_config("gelu_new"))
     plain.load_state_dict(model.state_dict())
     plain.half().save_pretrained(folder)
-    tokenizer.encode_special_tokens = False
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ log = logging.getLogger(__name__)
 HOOKS: tuple[str, ...] = (*(f"blocks.{i}.hook_resid_pre" for i in range(N_LAYER)), f"blocks.{N_LAYER - 1}.hook_resid_post")
 D_SAE = 1024
 K = 16
-BATCH = 2048
-LEARNING_RATE = 1.5e-3
-# In steps: 80 k tokens. sae_lens' default of 1,000 steps is longer than the whole run, so nothing would ever be revived.
-DEAD_FEATURE_WINDOW = 40
+BATCH = 1024
+# With 450 steps from data. At blocks.1.hook_resid_pre, the hardest, 4e-4 leaves 3 % dead and explains 0.92; 8e-4 and twice the
+# steps explain 0.97, but leave 12 % dead: features that lose the top-k more and more often.
+LEARNING_RATE = 4e-4
+SEEDING_TOKENS = 20_000
 MODEL_NAME = "saestream-demo"
 
 
@@ -72,7 +73,9 @@ def capture(model: TransformerBridge, windows: Sequence[np.ndarray], hooks: Sequ
         def keep(value: torch.Tensor, hook: Any, name: str, rows: slice, inside: torch.Tensor) -> None:
             store[name][rows] = value[inside]
 
-        wanted = [(name, partial(keep, name=name, rows=slice(at, end), inside=inside)) for name in hooks]
+        wanted: list[tuple[str | Callable[..., Any], Callable[..., Any]]] = [
+            (name, partial(keep, name=name, rows=slice(at, end), inside=inside)) for name in hooks
+        ]
         model.run_with_hooks(tokens, fwd_hooks=wanted, return_type=None, prepend_bos=False)
         at = end
     if at != total:
@@ -98,10 +101,12 @@ def train_sae(hook: str, activations: torch.Tensor, samples: int, seed: int) -> 
         normalize_activations="expected_average_only_in",
         apply_b_dec_to_input=True,
         topk_threshold_lr=0.02,
+        aux_loss_coefficient=0.0,  # reviving the dead did not help in so short a run: 2.4 % dead without, 3.3 % with it
         metadata=metadata,
     )
     sae = BatchTopKTrainingSAE(config)
     sae.activation_fn = PartitionBatchTopK(K)
+    _start_from_data(sae, activations, seed)
     trainer = SAETrainer(
         cfg=SAETrainerConfig(
             total_training_samples=samples,
@@ -110,7 +115,6 @@ def train_sae(hook: str, activations: torch.Tensor, samples: int, seed: int) -> 
             lr_warm_up_steps=30,
             lr_decay_steps=samples // BATCH // 3,
             lr_end=LEARNING_RATE / 20,
-            dead_feature_window=DEAD_FEATURE_WINDOW,
             feature_sampling_window=100,
             n_batches_for_norm_estimate=20,
             logger=LoggingConfig(log_to_wandb=False),
@@ -119,6 +123,31 @@ def train_sae(hook: str, activations: torch.Tensor, samples: int, seed: int) -> 
         data_provider=_rows(activations, seed),
     )
     return trainer.fit()
+
+
+@torch.no_grad()
+def _start_from_data(sae: BatchTopKTrainingSAE, activations: torch.Tensor, seed: int) -> None:
+    """Put the decoder bias at the mean and every feature on a token, chosen by k-means++ seeding among directions.
+
+    sae_lens' own start (random directions, decoder norm 0.1, bias 0) left 36 to 73 % of the features of
+    `blocks.1.hook_resid_pre` dead: those residuals lie around a mean of half their norm and in few directions, and the top-k
+    weighs a feature by its decoder norm, so the few that grow first win every later top-k. Unit norms from the start are what
+    helps most.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    points = activations[torch.randperm(len(activations), generator=generator)[:SEEDING_TOKENS]]
+    scale = D_MODEL**0.5 / points.norm(dim=1).mean()  # sae_lens' `expected_average_only_in`, in whose units it trains
+    mean = points.mean(0)
+    directions = nn.functional.normalize(points - mean, dim=1)
+    far = torch.full((len(directions),), 2.0)
+    rows = []
+    for _ in range(D_SAE):
+        row = int(torch.multinomial(far, 1, generator=generator))
+        rows.append(row)
+        far = torch.minimum(far, (1 - directions @ directions[row]).clamp_min(1e-6))
+    sae.W_dec.copy_(directions[rows])
+    sae.W_enc.copy_(directions[rows].T)
+    sae.b_dec.copy_(mean * scale)
 
 
 def save_sae(sae: BatchTopKTrainingSAE, folder: Path) -> None:
