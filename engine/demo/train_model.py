@@ -4,7 +4,7 @@
 2. A document becomes windows of BOS and up to 127 tokens, never shared with another document: as at inference.
 3. Windows of similar length make a batch of `BATCH_POSITIONS` positions, padded on the right; padding has no loss.
 4. AdamW, warm-up and cosine. The activation function trains as torch's fused tanh-GELU and is saved as `gelu_new`, which is the
-   same function written out (training with that one takes a fifth longer).
+   same function written out in several passes over memory.
 """
 
 from __future__ import annotations
