@@ -1,0 +1,147 @@
+"""Every statistic of the bundled model on a fixed text equals brute force over its dense activations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import segment_of
+from transformers import AutoModelForCausalLM
+
+import engine.demo
+from engine.corpus.segment import TokenSegment
+from engine.corpus.tokenizer import DocumentTokenizer
+from engine.counts.shape import adjacent_pairs
+from engine.counts.state import State
+from engine.demo.text import sample_documents
+from engine.encoder.encoder import ModelEncoder
+from engine.measures import MEASURES, PairCounts, estimates
+
+DEMO = Path(engine.demo.__file__).parent
+DOCUMENTS = 110
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ModelEncoder:
+    return ModelEncoder.load(str(DEMO / "model"), str(DEMO / "saes"))
+
+
+@pytest.fixture(scope="module")
+def segment(encoder: ModelEncoder) -> TokenSegment:
+    tokenizer = DocumentTokenizer(encoder.tokenizer)
+    content = encoder.describe().content_size
+    assert content is not None
+    return segment_of([tokenizer.encode(row.text) for row in sample_documents()[:DOCUMENTS]], content=content)
+
+
+@pytest.fixture(scope="module")
+def dense(encoder: ModelEncoder, segment: TokenSegment) -> list[np.ndarray]:
+    """float64 `[T, D]` per layer in the order of the log, each window encoded by itself."""
+    layers = [np.zeros((segment.token_count, size)) for size in encoder.describe().dictionaries]
+    for unit in range(segment.units):
+        batch = encoder.encode(segment, np.array([unit])).batch
+        for layer, (offsets, features, values) in zip(layers, batch.layers, strict=True):
+            rows = np.repeat(batch.positions - segment.first_position, np.diff(offsets.numpy()))
+            layer[rows, features.numpy()] = values.numpy()
+    return layers
+
+
+@pytest.fixture(scope="module")
+def state(encoder: ModelEncoder, segment: TokenSegment) -> State:
+    """The same text, counted in micro-batches as the engine does."""
+    state = State.zero(encoder.describe().dictionaries)
+    for units in np.array_split(segment.unit_order, 4):
+        encoded = encoder.encode(segment, units)
+        state.add(encoded.batch, encoded.set_aside)
+    return state
+
+
+def test_the_activations_are_those_of_the_huggingface_model_and_sae_lens(
+    encoder: ModelEncoder, segment: TokenSegment, dense
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(DEMO / "model", dtype=torch.float32).eval()
+    last: list[torch.Tensor] = []
+    model.transformer.ln_f.register_forward_pre_hook(lambda module, inputs: last.append(inputs[0]))
+    bos, bounds = model.config.bos_token_id, segment.window_offsets
+    flipped = total = 0
+    for unit in range(0, segment.units, 7):
+        rows = slice(bounds[unit], bounds[unit + 1])
+        tokens = torch.tensor([[bos, *segment.tokens[rows].tolist()]])
+        with torch.inference_mode():
+            hidden = model(tokens, output_hidden_states=True).hidden_states
+            residuals = [*hidden[:-1], last.pop()]
+            for layer, (residual, sae) in enumerate(zip(residuals, encoder.saes, strict=True)):
+                expected = sae.sae.encode(residual[0, 1:]).numpy()
+                found = dense[layer][rows]
+                both = (expected > 0) & (found > 0)
+                assert np.allclose(expected[both], found[both], rtol=1e-3, atol=1e-3)
+                flipped += int(((expected > 0) != (found > 0)).sum())
+                total += int(both.sum())
+    assert total > 10_000
+    assert flipped <= 1e-4 * total  # an activation within rounding of its threshold
+
+
+def test_every_count_and_every_measure_of_all_pairs_equals_brute_force(state: State, dense: list[np.ndarray]) -> None:
+    tokens = len(dense[0])
+    assert state.tokens == tokens
+    for layer, part in enumerate(state.marginals):
+        assert np.array_equal(part.count, (dense[layer] > 0).sum(0))
+        assert np.allclose(part.sum, dense[layer].sum(0), rtol=1e-6)
+        assert np.allclose(part.sum_of_squares, (dense[layer] ** 2).sum(0), rtol=1e-6)
+        assert np.allclose(state.strongest[layer].value, dense[layer].max(0))
+    for up, down in adjacent_pairs(len(dense)):
+        a, b = dense[up], dense[down]
+        table = state.pairs[up, down]
+        joint = (a > 0).astype(float).T @ (b > 0).astype(float)
+        assert np.array_equal(table.counts, joint)
+        assert np.allclose(table.products, a.T @ b, rtol=1e-6)
+        one, other = state.marginals[up], state.marginals[down]
+        counts = PairCounts(
+            tokens=tokens,
+            up=one.count.numpy()[:, None],
+            down=other.count.numpy()[None],
+            joint=table.counts.numpy(),
+            up_sum=one.sum.numpy()[:, None],
+            down_sum=other.sum.numpy()[None],
+            up_sumsq=one.sum_of_squares.numpy()[:, None],
+            down_sumsq=other.sum_of_squares.numpy()[None],
+            product=table.products.numpy(),
+            decoder_cosine=np.nan,
+        )
+        expected = brute_force(a, b)
+        for measure, found in estimates(counts, MEASURES[:-1]).items():
+            assert np.allclose(found, expected[measure], rtol=1e-6, atol=1e-9, equal_nan=True), (measure, up)
+
+
+def brute_force(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
+    """All measures of all pairs from the dense activations float64 `[T, Du]` and `[T, Dd]`, NaN where undefined."""
+    tokens = len(a)
+    on_a, on_b = (a > 0).astype(float), (b > 0).astype(float)
+    n_a, n_b, both = on_a.sum(0)[:, None], on_b.sum(0)[None], on_a.T @ on_b
+    with np.errstate(all="ignore"):
+        information = np.zeros_like(both)
+        for cell, p, q in (
+            (both, n_a, n_b),
+            (n_a - both, n_a, tokens - n_b),
+            (n_b - both, tokens - n_a, n_b),
+            (tokens - n_a - n_b + both, tokens - n_a, tokens - n_b),
+        ):
+            information += np.where(cell > 0, cell / tokens * np.log(tokens * cell / (p * q)), 0)
+        return {
+            "jaccard": both / (n_a + n_b - both),
+            "sufficiency": both / np.broadcast_to(n_a, both.shape),
+            "necessity": both / np.broadcast_to(n_b, both.shape),
+            "phi": correlation(on_a, on_b),
+            "lift": tokens * both / (n_a * n_b),
+            "mutual_information": information,
+            "pearson": correlation(a, b),
+            "activation_cosine": (a.T @ b) / np.sqrt(np.outer((a**2).sum(0), (b**2).sum(0))),
+        }
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson correlation of every column of `a` with every column of `b`."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    return (a.T @ b) / np.sqrt(np.outer((a**2).sum(0), (b**2).sum(0)))
