@@ -160,7 +160,7 @@ def _watch(console: Console, client: Client, server: subprocess.Popen[bytes], fe
 
 
 def _line(status: Any, close: list[Text]) -> Text:
-    line = Text(f"{status['tokens']:>9,} tokens  {status['tokens_per_second']:>7,.0f} tokens/s  ")
+    line = Text(f"{status['tokens']:>9,} tokens  {status['tokens_per_second']:>6,.0f}/s  ")
     return line.append(close[0]) if close else line
 
 

@@ -33,11 +33,7 @@ class Watched:
             if nearest:
                 near, counts = nearest[0], nearest[0]["counts"]
                 value = f"Jaccard {tables.number(near['estimate'])}"
-                lines.append(
-                    Text(
-                        f"{layer}:{index} → {near['feature']}  {value}  together on {counts['joint']:,} of {counts['up']:,} tokens"
-                    )
-                )
+                lines.append(Text(f"{layer}:{index} → {near['feature']}  {value}  ({counts['joint']:,} of {counts['up']:,})"))
         return lines
 
 

@@ -47,6 +47,7 @@ from engine.views.publisher import Publisher
 log = logging.getLogger(__name__)
 
 DEMO = Path(__file__).parent / "demo"
+DEMO_NAME = "saestream-demo"  # what the bundled model is called, wherever it is installed
 _DENSE_BYTES = 1 << 30  # of one layer's SAE output that may exist at once: bounds the micro-batch at large dictionaries
 _PREDECESSOR_SECONDS = 90.0  # an engine that is still saving its checkpoint is waited for
 
@@ -87,6 +88,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop:
     torch.set_num_threads(settings.threads)
     encoder = load_encoder(settings)
     description = encoder.describe()
+    if settings.dictionary is None and settings.model is None:
+        description = msgspec.structs.replace(description, model=DEMO_NAME, saes=DEMO_NAME)
     shape = RunShape.of(description.dictionaries, settings.pairs, settings.threshold, settings.device)
     run = fingerprint(description, shape, settings)
     checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
