@@ -129,10 +129,9 @@ def train_sae(hook: str, activations: torch.Tensor, samples: int, seed: int) -> 
 def _start_from_data(sae: BatchTopKTrainingSAE, activations: torch.Tensor, seed: int) -> None:
     """Put the decoder bias at the mean and every feature on a token, chosen by k-means++ seeding among directions.
 
-    sae_lens' own start (random directions, decoder norm 0.1, bias 0) left 36 to 73 % of the features of
-    `blocks.1.hook_resid_pre` dead: those residuals lie around a mean of half their norm and in few directions, and the top-k
-    weighs a feature by its decoder norm, so the few that grow first win every later top-k. Unit norms from the start are what
-    helps most.
+    Dead features of `blocks.1.hook_resid_pre` after runs of 390 to 586 steps: 36 and 73 % (learning rates 1.5e-3, 5e-4) from
+    sae_lens' own start (random directions, decoder norm 0.1, bias 0); 21 % (4e-4) from data with decoder norm 1 and encoder
+    norm 0.25; 3 % with encoder norm 1, which is used. Those residuals lie around a mean of half their norm and in few directions.
     """
     generator = torch.Generator().manual_seed(seed)
     points = activations[torch.randperm(len(activations), generator=generator)[:SEEDING_TOKENS]]
