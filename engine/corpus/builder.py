@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from engine.corpus.segment import UNIT_TOKENS, ActivationSegment, LayerActivatio
 from engine.corpus.windows import cut_windows
 
 
-class _Builder:
+class _Builder(ABC):
     """Pieces in order. A piece that goes on where the last one ended is joined to it: turns leave no trace in a segment."""
 
     def __init__(self) -> None:
@@ -38,9 +39,9 @@ class _Builder:
         """`upload` is given up: what is in stays, nothing follows."""
         self.failed[upload] = reason
 
+    @abstractmethod
     def seal(self, number: int, first_position: int) -> Segment:
         """The segment with all that was added. Builds it anew on every call, so that a failed write can be tried again."""
-        raise NotImplementedError
 
     def _add_piece(self, upload: Manifest, number: int, name: str | None, half: int, start: int, tokens: int, last: bool) -> int:
         """Returns the index of the piece that the tokens went to."""

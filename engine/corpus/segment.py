@@ -12,6 +12,7 @@ token in the log is `first_position` + its index in the segment.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,7 +48,7 @@ class LayerActivations(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Segment:
+class _Segment(ABC):
     number: int
     first_position: int
     pieces: tuple[Piece, ...]
@@ -60,18 +61,18 @@ class _Segment:
     def token_count(self) -> int:
         return sum(piece.tokens for piece in self.pieces)
 
+    @abstractmethod
     def unit_bounds(self) -> np.ndarray:
         """int [U + 1]: unit u holds the segment's tokens [bounds[u], bounds[u + 1])."""
-        raise NotImplementedError
 
     @property
     def units(self) -> int:
         return len(self.unit_bounds()) - 1
 
     @property
+    @abstractmethod
     def unit_order(self) -> np.ndarray:
         """int32 [U], a permutation: the order in which units are counted, a function of the segment alone."""
-        raise NotImplementedError
 
     def unit_tokens(self, units: np.ndarray | Sequence[int]) -> np.ndarray:
         """int64 [len(units)]: the number of content tokens of each of these units."""
