@@ -1,10 +1,13 @@
 """compact on the CPU: one scan that compares, counts and moves at once.
 
-    dense float32 [T, D] ──block of tokens──▶ scan row by row ──▶ scratch features/values ──▶ Csr
+    dense float32 [T, D] ──64 features at a time──▶ a bit for each that is not <= 0 ──▶ its feature and value, if any bit is set
 
-Most of a SAE's output is zero (60 of 24,576), so the scan reads 64 features at a time and asks a single question of them:
-is any of them not <= 0? Only a block that says yes is looked at feature by feature. The compiler turns the question into vector
-compares; torch `nonzero` instead makes a boolean array, scans it twice and writes int64 pairs.
+Most of a SAE's output is zero (60 of 24,576), so the scan spends its time asking 64 features at once which of them are active. The
+answer is a word of bits, made by a handful of vector compares; walking its set bits costs a step per active feature and none per
+zero. torch `nonzero` instead makes a boolean array, scans it twice and writes int64 pairs.
+
+Measured at D = 24,576 and L0 = 60, µs a token: 3.6 with AVX-512 and 3.7 with AVX2; a loop over the 16 lanes around an active one 6.0;
+compress-store of every 16 lanes 3.9 with AVX-512, 32 without.
 """
 
 from functools import partial
@@ -15,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.cpu.native import BLOCK, active_mask, trailing_zeros
 from kernels.cpu.threads import run_split, threads_for
 from kernels.csr import Csr
 
-BLOCK = 64  # 60 of 24,576 active: a block of 64 is empty in 86 % of cases, and the compare loop still fills wide vectors
-PART = 16  # of a block that has one: most of its 64 features are still zero, and the moving loop takes a step for each
+ONE = np.uint64(1)
 FIRST_GUESS = 128  # active features a token to allocate for; twice what GPT-2's SAEs have, and growing costs one copy
 LEAST_PER_THREAD = 1 << 20  # entries: 0.1 ms of scanning, well above the 20 µs that a second thread costs
 
@@ -39,20 +42,13 @@ def scan(dense: np.ndarray, features: np.ndarray, values: np.ndarray, offsets: n
             return token
         row = dense[token]
         for start in range(0, whole, BLOCK):
-            active = np.int32(0)
-            for lane in range(BLOCK):
-                active = np.int32(active | np.int32(not (row[start + lane] <= 0)))  # 32 bits: as wide as what is compared
-            if active:
-                for part in range(start, start + BLOCK, PART):
-                    active = np.int32(0)
-                    for lane in range(PART):
-                        active = np.int32(active | np.int32(not (row[part + lane] <= 0)))
-                    if active:
-                        for feature in range(part, part + PART):
-                            value = row[feature]
-                            features[filled] = feature
-                            values[filled] = value
-                            filled += not (value <= 0)
+            mask = active_mask(row, start)
+            while mask:
+                feature = start + trailing_zeros(mask)
+                features[filled] = feature
+                values[filled] = row[feature]
+                filled += 1
+                mask &= mask - ONE
         for feature in range(whole, width):
             value = row[feature]
             if not (value <= 0):
