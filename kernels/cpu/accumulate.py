@@ -14,8 +14,8 @@ What decided the design (one shared core, Xeon with 2 MB L2, D = 24,576, L0 = 60
 differences below some 10 % mean nothing):
 
 - The tables are far larger than any cache, so a thin row costs two cache misses per update. Straight to the table with prefetch:
-  4–5.5 ns an update; by a row buffer and a list of touched cells: 12 ns per touched cell for the write-back alone. THICK = 0.25 to 2
-  made no difference.
+  4–5.5 ns an update; by a row buffer and a list of touched cells: 12 ns per touched cell for the write-back alone. THICK from
+  0.25 to 2 made no difference.
 - A thick row takes 2 ns an update in its buffer: count and product lie side by side in one 16-byte cell that is added to in one
   operation, and 393 kB fit in L2.
 - This code and the same in C (gcc -O3, AVX-512) take the same time, so there is no compiled extension.
@@ -60,9 +60,9 @@ def turn(
 ) -> bool:
     """Csr (offsets [T + 1], features, values [nnz]) to columns: a counting sort, tokens ascending within a feature.
 
-    Writes starts int64 [Du + 1]; the token of entry e to columns[2 e] (uint32) and its value to column_values[2 e + 1] (float32, two
-    views of one memory; negative where not above the threshold); and updates int64 [Du], the increments that each row will get.
-    False when a feature is out of range.
+    Writes starts int64 [Du + 1]; the token of entry e to columns[2 e] (uint32) and its value to column_values[2 e + 1] (float32,
+    negative where not above the threshold), two views of one memory; and updates int64 [Du], the increments that each row will
+    get. False when a feature is out of range.
     """
     width = len(updates)
     for feature in features:
@@ -176,7 +176,7 @@ def prefetch_cells(token: int, offsets: np.ndarray, indices: np.ndarray, row_cou
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def prefetch_entries(column: int, end: int, columns: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> None:
+def prefetch_entries(column: np.uint64, end: np.uint64, columns: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> None:
     """The packed downstream entries of the token in that column, if the row still has it."""
     if column < end:
         token = columns[TWO * column]

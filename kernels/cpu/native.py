@@ -76,8 +76,8 @@ def _add_to_cell(typingctx, cells, index, product, count):
 prefetch = cast(Callable[[np.ndarray, int], None], _prefetch)
 """`prefetch(array, index)` asks for a cache line before it is needed; the index may lie outside of the array."""
 active_mask = cast(Callable[[np.ndarray, int], Any], _active_mask)
-"""`active_mask(row, start)`: bit k of the uint64 is set where row[start + k] (float32) is not <= 0; the row has BLOCK from there."""
+"""`active_mask(row, start)`: bit k of the uint64 is set where row[start + k] (float32) is not <= 0, k < BLOCK."""
 trailing_zeros = cast(Callable[[Any], int], _trailing_zeros)
 """`trailing_zeros(word)`: the lowest bit that is set in a uint64 that has one."""
 add_to_cell = cast(Callable[[np.ndarray, Any, float, float], None], _add_to_cell)
-"""`add_to_cell(cells, index, product, count)`: cells[2 index] += product and cells[2 index + 1] += count (float64), in one operation."""
+"""`add_to_cell(cells, index, product, count)`: cells[2 index] += product, the one behind it += count (float64), at once."""
