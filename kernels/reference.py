@@ -37,7 +37,7 @@ def accumulate(
     counts: Tensor,
     products: Tensor,
 ) -> None:
-    """Adds the tokens of half h on which both are above their thresholds to counts [:, :, h], the sums of a·b to products [Du, Dd]."""
+    """Adds the tokens of half h on which both are above their thresholds to counts[:, :, h], the sums of a·b to products."""
     a = densify(up, counts.shape[0])
     b = densify(down, counts.shape[1])
     a_active = a > (0 if up_thresholds is None else up_thresholds.to(torch.float64))

@@ -23,7 +23,7 @@ DOCUMENTS = documents(seed=3)
 DENSE = [
     np.concatenate([document.layers[layer] for document in DOCUMENTS]).astype(np.float64) for layer in range(len(DICTIONARIES))
 ]
-HALVES = np.concatenate([np.full(len(document.positions), document.piece.half) for document in DOCUMENTS])
+HALF_OF_TOKEN = np.concatenate([np.full(len(document.positions), document.piece.half) for document in DOCUMENTS])
 PER_FEATURE = [np.linspace(0, 2, size, dtype=np.float32) for size in DICTIONARIES]
 
 
@@ -34,16 +34,16 @@ def test_counts_use_what_is_above_the_threshold_and_sums_use_everything(threshol
         state.add(batch([document]))
     limits = [np.full(size, threshold) for size in DICTIONARIES] if isinstance(threshold, float) else threshold
     active = [dense > limit for dense, limit in zip(DENSE, limits, strict=True)]
-    assert state.ledger.tokens_by_half == [(HALVES == half).sum() for half in (0, 1)]
+    assert state.ledger.tokens_by_half == [(half == HALF_OF_TOKEN).sum() for half in (0, 1)]
     for layer, marginals in enumerate(state.marginals):
-        assert marginals.by_half.T.tolist() == [active[layer][HALVES == half].sum(0).tolist() for half in (0, 1)]
+        assert marginals.by_half.T.tolist() == [active[layer][half == HALF_OF_TOKEN].sum(0).tolist() for half in (0, 1)]
         assert marginals.count.tolist() == active[layer].sum(0).tolist()
         np.testing.assert_allclose(marginals.sum, DENSE[layer].sum(0), rtol=1e-12)
         np.testing.assert_allclose(marginals.sum_of_squares, (DENSE[layer] ** 2).sum(0), rtol=1e-12)
     assert list(state.pairs) == list(PAIRS)
     for (up, down), table in state.pairs.items():
         for half in (0, 1):
-            joint = active[up][HALVES == half].astype(np.int64).T @ active[down][HALVES == half].astype(np.int64)
+            joint = active[up][half == HALF_OF_TOKEN].astype(np.int64).T @ active[down][half == HALF_OF_TOKEN].astype(np.int64)
             assert table.counts[:, :, half].tolist() == joint.tolist()
         np.testing.assert_allclose(table.products, DENSE[up].T @ DENSE[down], rtol=1e-6)
 
