@@ -31,8 +31,8 @@ MICRO_BATCH = 512  # tokens that a CPU pushes through GPT-2 and its SAEs in some
 
 
 def empty_tables(features: int) -> tuple[Tensor, Tensor]:
-    """int32 [features, features, 2] and float64 [features, features], written once so that no timing pays for page faults. numpy asks
-    for huge pages."""
+    """int32 [features, features, 2] and float64 [features, features], written once so that no timing pays for page faults. numpy
+    asks for huge pages."""
     counts = torch.from_numpy(np.zeros((features, features, 2), np.int32))
     products = torch.from_numpy(np.zeros((features, features)))
     return counts.fill_(1).zero_(), products.fill_(1).zero_()

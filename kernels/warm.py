@@ -19,9 +19,8 @@ def warm() -> None:
         counts, products = torch.zeros(3, 3, 2, dtype=count_type), torch.zeros(3, 3, dtype=torch.float64)
         for limit_type in (torch.float32, torch.float64):
             limits = torch.zeros(3, dtype=limit_type)
-            accumulate(
-                batch, batch, halves, *(limits if limited else None for limited in (up_limited, down_limited)), counts, products
-            )
+            up_limits, down_limits = (limits if limited else None for limited in (up_limited, down_limited))
+            accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
     cell = np.zeros(1, np.int64)
     BestCells(1, 1, 1).offer(cell.astype(np.int32), cell.astype(np.int32), cell, np.zeros(1))
 
