@@ -64,8 +64,8 @@ def design_effects(
         deff of a bin = mean of (p_A − p_B)² / ( p (1 − p) (1/n_A + 1/n_B) ),  at least 1,
 
     with p_A = c_A/n_A, p_B = c_B/n_B, p = (c_A + c_B)/(n_A + n_B). The denominator is the variance of the difference if tokens were
-    independent (Kish 1965, "Survey Sampling": the variance there is over that of a simple random sample). Given the total c_A + c_B, which bins go
-    by, the mean is exactly n/(n − 1) for independent tokens, however rare the feature.
+    independent (Kish 1965, "Survey Sampling": the variance there is over that of a simple random sample). Given the total
+    c_A + c_B, which bins go by, the mean is exactly n/(n − 1) for independent tokens, however rare the feature.
 
     A bin with fewer than `fewest` features takes in its neighbours, one more on each side at a time, until it has them; each
     feature then counts alike.
@@ -143,8 +143,8 @@ def reliability(x_a: ArrayLike, x_b: ArrayLike) -> float | None:
         x_a, x_b: the measure [P] in the two halves; NaN where undefined.
 
     Returns:
-        A number in [0, 1], 0 for r ≤ 0: the halves have nothing in common. None with fewer than three pairs, or when a half's values
-        are all equal: no correlation is defined.
+        A number in [0, 1], 0 for r ≤ 0: the halves have nothing in common. None with fewer than three pairs, or when a half's
+        values are all equal: no correlation is defined.
 
     Raises:
         BadValue: two different numbers of pairs.
@@ -354,7 +354,7 @@ def chao1(n1: ArrayLike, n2: ArrayLike, seen: ArrayLike) -> Floats:
         float64 of the broadcast shape, at least `seen`; 0 before anything was seen.
     """
     once, twice, known = (np.asarray(x, np.float64) for x in np.broadcast_arrays(n1, n2, seen))
-    hidden = once * (once - 1) / 2
+    hidden = np.asarray(once * (once - 1) / 2)
     np.divide(once * once, 2 * twice, out=hidden, where=twice > 0)
     return known + hidden
 
@@ -457,7 +457,8 @@ def _rbos(a: Integers, b: Integers, p: float) -> Floats:
     x_s = np.where(some, overlap[np.arange(lists), np.maximum(s, 1) - 1], 0)
     x_l = overlap[:, -1]  # nothing enters after the last rank of the longer list
     s_or_1, l_or_1 = np.maximum(s, 1), np.maximum(long, 1)
-    total = overlap @ (weight / depth) - x_l * (harmonics[k] - harmonics[long])
+    # Not overlap @ …: BLAS adds up in another order for other numbers of lists, and a list's value must not depend on its company.
+    total = (overlap * (weight / depth)).sum(axis=1) - x_l * (harmonics[k] - harmonics[long])
     total += x_s * ((powers[long] - powers[s]) / s_or_1 - (harmonics[long] - harmonics[s]))
     values = (1 - p) / p * total + ((x_l - x_s) / l_or_1 + x_s / s_or_1) * p**long
     return np.where(some, np.clip(values, 0.0, 1.0), np.where(long > 0, 0.0, 1.0))

@@ -200,8 +200,8 @@ def ratio_interval(
     """Intervals of ratios R = Σa/Σu over clusters that all hold together over all times with probability 1 − alpha, each.
 
     The asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas (arXiv 2103.06476) for the linearised ratio,
-    with one pseudo-document on each side, as large as the document that a unit of the denominator is in, z = Σu²/Σu: one with all of
-    it in the numerator, one with none. So, with all sums including those two,
+    with one pseudo-document on each side, as large as the document that a unit of the denominator is in, z = Σu²/Σu: one with all
+    of it in the numerator, one with none. So, with all sums including those two,
 
         R' = A'/U',  V = (AA' − 2 R' AU' + R'² UU') / U'²,  ρ² = (−2 ln α + ln(1 − 2 ln α)) / n*
         R' ± √V √( 2 (nρ² + 1)/(nρ²) ln( √(nρ² + 1) / α ) ),
