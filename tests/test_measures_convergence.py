@@ -661,7 +661,11 @@ def test_the_interval_of_a_difference_holds_and_finds_the_features_that_differ()
     assert np.any((found.lower > truth) | (found.upper < truth), axis=1).mean() <= 0.05
     np.testing.assert_array_equal(found.lower, ends_1.lower - ends_2.upper)
     at_the_end = [RatioMoments(*(np.asarray(x)[:, -1] for x in corpus)) for corpus in (first, second)]
-    *_, family = compare_densities(at_the_end[0], at_the_end[1], 0.05, 1000, family=200)
+    *ends, family = compare_densities(at_the_end[0], at_the_end[1], 0.05, 1000, family=200)
+    for end, corpus in zip(ends, at_the_end, strict=True):
+        np.testing.assert_array_equal(
+            end.upper, density_intervals(corpus, 0.05 / 400, 1000).upper, err_msg="half of 0.05 / 200 each"
+        )
     named = most_different(family)[: np.count_nonzero(family.distance > 0)]
     assert len(named) >= 15 and set(named) <= set(range(20)), "with all features as the family, those named do differ"
 
