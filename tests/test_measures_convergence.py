@@ -26,11 +26,9 @@ from engine.measures.convergence import (
     design_effect_of,
     design_effects,
     list_status,
-    rbos,
     reliability,
     split_half_rbo,
     split_half_rbos,
-    top_of_lists,
     unseen_mass,
 )
 from engine.measures.drift import (
@@ -44,6 +42,7 @@ from engine.measures.drift import (
     most_different,
     ratio_interval,
 )
+from engine.measures.ranking import rbos, top_of_lists
 
 NAN = math.nan
 ROOT = Path(__file__).parents[1]

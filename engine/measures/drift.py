@@ -11,13 +11,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from engine.errors import BadValue
-from engine.measures.convergence import HalfCounts, half_estimates, list_offsets, rbos, top_of_lists
+from engine.measures.convergence import HalfCounts, half_estimates
+from engine.measures.ranking import Integers, list_offsets, rbos, top_of_lists
 from engine.measures.similarity import Floats
-
-Integers = NDArray[np.int64]
 
 CHANCE = 0.95
 """Share of lists that chance leaves below their limit."""
