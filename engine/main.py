@@ -43,6 +43,7 @@ from engine.views.convergence import Convergence
 from engine.views.decoder import DecoderCosines
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
+from engine.views.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop:
         checkpoints=checkpoints,
         publisher=Publisher(settings, description, epoch, cosines),
         live=LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer)),
+        watch=Watch(settings.data_dir / "watch.json", settings.watched_pairs, shape.pairs),
         convergence=Convergence.load(loaded.extra) if loaded else Convergence(shape.pairs),
         lock=guard,
         micro_batch=MicroBatchSize(settings.micro_batch_seconds, _DENSE_BYTES // (4 * max(description.dictionaries))),
