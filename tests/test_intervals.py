@@ -181,7 +181,8 @@ def test_an_interval_is_finite_in_range_and_around_its_estimate_or_there_is_none
         up, down, joint = both + up_only, both + down_only, both
         a, b, ab = up * value, down * value, joint * value * value
         clusters.append([up + down + 1, up, down, joint, a, b, a * value, b * value, ab])
-    for measure, found in intervals(moments_of(clusters * repeats)).items():
+    once = moments_of(clusters)
+    for measure, found in intervals(Moments(*(repeats * column for column in once))).items():
         have = one(found)
         low = -1.0 if measure == "pearson" else 0.0
         assert math.isfinite(have["effective"])

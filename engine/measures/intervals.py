@@ -18,7 +18,7 @@ numpy only; float64 throughout. Counts are exact below 2^53, also squared and su
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,6 +86,10 @@ class Moments(NamedTuple):
         """Moments of the clusters of both, which must have none in common."""
         return Moments(self.sums + other.sums, self.squares + other.squares, self.documents + other.documents)
 
+    def of(self, pairs: NDArray[Any] | slice) -> Moments:
+        """Moments of some of the pairs, by index or mask."""
+        return Moments(self.sums[pairs], self.squares[pairs], self.documents[pairs])
+
 
 def moments_of(clusters: Iterable[Sequence[float]]) -> Moments:
     """The definition, slow: moments of one pair from the nine sums of each of its clusters."""
@@ -118,6 +122,17 @@ class Intervals(NamedTuple):
     documents: NDArray[np.int64]
     effective: Floats
     sufficient: NDArray[np.bool_]
+
+    def of(self, pairs: NDArray[Any] | slice) -> Intervals:
+        """Intervals of some of the pairs, by index or mask."""
+        return Intervals(
+            self.estimate[pairs],
+            self.lower[pairs],
+            self.upper[pairs],
+            self.documents[pairs],
+            self.effective[pairs],
+            self.sufficient[pairs],
+        )
 
 
 def intervals(
