@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("benchmarks.kernels", "benchmarks.loop")
+BENCHMARKS = ("benchmarks.kernels", "benchmarks.loop", "benchmarks.coverage")
 
 for module in BENCHMARKS:
     subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], check=True)

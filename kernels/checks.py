@@ -4,7 +4,6 @@ A kernel writes through raw pointers: a wrong dtype or a view with strides would
 ValueError that names the argument, what it is and what it must be.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,16 +71,3 @@ def check_tables(
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def check_cells(up: np.ndarray, down: np.ndarray, cells: np.ndarray, scores: np.ndarray, rows: int, columns: int) -> None:
-    """The arguments of `BestCells.offer`."""
-    wanted = {"up": (up, np.int32), "down": (down, np.int32), "cells": (cells, np.int64), "scores": (scores, np.float64)}
-    for name, (array, kind) in wanted.items():
-        if array.dtype != kind:
-            raise ValueError(f"{name} is {array.dtype}, it must be {np.dtype(kind)}")
-        if array.shape != up.shape:
-            raise ValueError(f"{name} has shape {array.shape}, it must be {up.shape}")
-    for name, array, size in (("up", up, rows), ("down", down, columns)):
-        if len(array) and (array.min() < 0 or array.max() >= size):
-            raise ValueError(f"{name} holds {array.min()} to {array.max()}, every one must be in [0, {size})")

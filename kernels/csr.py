@@ -1,8 +1,11 @@
 """Sparse activations of one layer: what `compact` makes and `accumulate` reads."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Csr(NamedTuple):

@@ -3,10 +3,14 @@
 Triton is imported when the first CUDA tensor arrives, numba when the first CPU tensor does.
 """
 
-from torch import Tensor
+from __future__ import annotations
 
-from kernels.checks import check_dense, check_tables
+from typing import TYPE_CHECKING
+
 from kernels.csr import Csr
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def compact(dense: Tensor) -> Csr:
@@ -15,6 +19,8 @@ def compact(dense: Tensor) -> Csr:
     dense: float32 [T, D], contiguous. Returns a Csr of T tokens with every entry that is not <= 0, features ascending within a
     token; NaN and +inf come through, so that the caller can find them. ValueError names what does not fit.
     """
+    from kernels.checks import check_dense
+
     check_dense(dense)
     if dense.device.type == "cuda":
         from kernels.gpu.compact import compact as implementation
@@ -40,6 +46,8 @@ def accumulate(
     Counts are exact in any order of batches, products within 1e-6 of float64; on the CPU the same batch gives the same bits. The
     caller promotes int32 tables before 2^31 - 1. ValueError names what does not fit.
     """
+    from kernels.checks import check_tables
+
     check_tables(up, down, halves, up_thresholds, down_thresholds, counts, products)
     if counts.device.type == "cuda":
         from kernels.gpu.accumulate import accumulate as implementation

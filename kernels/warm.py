@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import torch
 
-from kernels import BestCells, accumulate, compact
+from kernels import BestCells, accumulate, bounds, compact, pearson_bounds
 
 
 def warm() -> None:
@@ -23,6 +23,8 @@ def warm() -> None:
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
     cell = np.zeros(1, np.int64)
     BestCells(1, 1, 1).offer(cell.astype(np.int32), cell.astype(np.int32), cell, np.zeros(1))
+    bounds(cell, cell, 1.0)
+    pearson_bounds(np.zeros(1), np.zeros(1))
 
 
 if __name__ == "__main__":

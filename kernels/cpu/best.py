@@ -15,7 +15,7 @@ from typing import Any, cast
 import numba
 import numpy as np
 
-from kernels.checks import check_cells
+from kernels.host_checks import check_cells
 
 
 class BestCells:
