@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.coverage import ClusterSums, Coverage, Setting, Stream, cover, selected, summary
-from engine.measures.intervals import MEASURES, SUMS, Moments, moments_of
+from benchmarks.coverage import Coverage, cover, selected, summary
+from benchmarks.streams import ClusterSums, Setting, Stream
+from engine.measures.intervals import MEASURES
+from engine.measures.moments import SUMS, Moments, moments_of
 
 SETTINGS = {
     "rare-and-dependent": Setting(0.01, 0.1, 0.1),

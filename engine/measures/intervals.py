@@ -1,9 +1,9 @@
 """Intervals that stay valid although they are read again and again while data arrives.
 
-Tokens of one document are dependent, so the unit is the document (cut into clusters of 4,096 tokens, `DESIGN`):
+Tokens of one document are dependent, so the unit is the document, or a cluster of 4,096 tokens of a long one:
 
-1. s_d, the nine sums `SUMS` of a pair over cluster d. Kept are S = Σ s_d, M = Σ s_d s_dᵀ and how many clusters were informative:
-   `Moments`, which merge by adding.
+1. s_d, the nine sums of a pair over cluster d. Kept are S = Σ s_d, M = Σ s_d s_dᵀ and how many clusters were informative:
+   `engine.measures.moments`.
 2. A measure is a smooth g(S) of degree 0 (twice the data, same value), so Σ_d ∇g(S)·s_d = 0 and the linearised variance of the
    estimate is V = ∇g(S)ᵀ M ∇g(S), without centring (the delta method, clustered).
 3. The interval is the Gaussian-mixture asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas (arXiv
@@ -12,7 +12,7 @@ Tokens of one document are dependent, so the unit is the document (cut into clus
    side, of the weight of a size-biased document, repairs it (as Agresti and Coull's pseudo-observations do for Wald's interval);
    `benchmarks/coverage.py` shows both.
 
-numpy only; float64 throughout. Counts are exact below 2^53, also squared and summed.
+numpy only; float64 throughout.
 """
 
 from __future__ import annotations
@@ -25,20 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from engine.errors import BadValue
 from engine.measures import similarity
+from engine.measures.moments import INFORMATIVE, PACKED, SUMS, Moments, check_moments
 from engine.measures.similarity import Floats
-
-SUMS = ("tokens", "up", "down", "joint", "a", "b", "aa", "bb", "ab")
-"""What is summed over a cluster: T, n_i, n_j, n_ij, Σa, Σb, Σa², Σb², Σab, in this order everywhere."""
-
-INFORMATIVE = ("up", "down", "either", "activation")
-"""What `Moments.documents` counts clusters by: n_i > 0, n_j > 0, either of both, Σa² > 0 or Σb² > 0."""
-
-ROWS, COLUMNS = np.triu_indices(len(SUMS))
-"""int64 `[45]` each: position p of `Moments.squares` holds Σ_d s_d[ROWS[p]] s_d[COLUMNS[p]]; the upper triangle, row by row."""
-
-PACKED = np.zeros((len(SUMS), len(SUMS)), np.int64)
-"""int64 `[9, 9]`, symmetric: where `Moments.squares` holds entry (x, y); `squares[..., PACKED]` is M as `[..., 9, 9]`."""
-PACKED[ROWS, COLUMNS] = PACKED[COLUMNS, ROWS] = np.arange(len(ROWS))
 
 MEASURES = ("jaccard", "sufficiency", "necessity", "pearson")
 """The measures that have intervals."""
@@ -60,49 +48,6 @@ _DENOMINATORS = {
 }
 _PEARSON = [SUMS.index(name) for name in ("tokens", "a", "b", "aa", "bb", "ab")]
 _AA, _BB, _AB = 3, 4, 5  # within _PEARSON
-
-
-class Moments(NamedTuple):
-    """First and second moments over clusters of one pair of features, or of P pairs: any leading shape.
-
-    Attributes:
-        sums: float64 `[..., 9]`, S in the order of `SUMS`.
-        squares: float64 `[..., 45]`, the upper triangle of M, see `PACKED`.
-        documents: int64 `[..., 4]`, informative clusters in the order of `INFORMATIVE`.
-    """
-
-    sums: Floats
-    squares: Floats
-    documents: NDArray[np.int64]
-
-    @classmethod
-    def zero(cls, *shape: int) -> Moments:
-        """Moments of no cluster, of so many pairs."""
-        return cls(
-            np.zeros((*shape, len(SUMS))), np.zeros((*shape, len(ROWS))), np.zeros((*shape, len(INFORMATIVE)), dtype=np.int64)
-        )
-
-    def merged(self, other: Moments) -> Moments:
-        """Moments of the clusters of both, which must have none in common."""
-        return Moments(self.sums + other.sums, self.squares + other.squares, self.documents + other.documents)
-
-    def of(self, pairs: NDArray[Any] | slice) -> Moments:
-        """Moments of some of the pairs, by index or mask."""
-        return Moments(self.sums[pairs], self.squares[pairs], self.documents[pairs])
-
-
-def moments_of(clusters: Iterable[Sequence[float]]) -> Moments:
-    """The definition, slow: moments of one pair from the nine sums of each of its clusters."""
-    moments = Moments.zero()
-    for cluster in clusters:
-        s = dict(zip(SUMS, cluster, strict=True))
-        moments.sums[:] += np.asarray(cluster, dtype=np.float64)
-        for x, first in enumerate(SUMS):
-            for y in range(x, len(SUMS)):
-                moments.squares[PACKED[x, y]] += s[first] * s[SUMS[y]]
-        informative = (s["up"] > 0, s["down"] > 0, s["up"] > 0 or s["down"] > 0, s["aa"] > 0 or s["bb"] > 0)
-        moments.documents[:] += np.array(informative, dtype=np.int64)
-    return moments
 
 
 class Intervals(NamedTuple):
@@ -155,7 +100,7 @@ def intervals(
         BadValue: a measure that has no intervals, alpha or n_star out of range.
         ValueError: moments whose shapes don't fit each other.
     """
-    _check(moments)
+    check_moments(moments)
     return {measure: _intervals(moments, _known(measure), alpha, n_star) for measure in measures}
 
 
@@ -194,7 +139,7 @@ def standard_error(moments: Moments, measure: str) -> Floats:
         BadValue: a measure that has no intervals.
         ValueError: moments whose shapes don't fit each other.
     """
-    _check(moments)
+    check_moments(moments)
     if _known(measure) == "pearson":
         sums, squares = _pearson_moments(moments)
         return np.where(np.isnan(_pearson_value(sums)), np.nan, _pearson_error(sums, squares))
@@ -217,7 +162,7 @@ def design_effect(moments: Moments, measure: str) -> Floats:
         BadValue: another measure.
         ValueError: moments whose shapes don't fit each other.
     """
-    _check(moments)
+    check_moments(moments)
     if measure not in _DENOMINATORS:
         raise BadValue(f"measure {measure!r} has no design effect, only {', '.join(_DENOMINATORS)} have")
     joint, of, joint_squared, cross, of_squared, _ = _ratio_moments(moments, measure)
@@ -258,7 +203,7 @@ def tokens_needed(moments: Moments, measure: str, wanted: float, alpha: float = 
     """
     if not 0.0 < wanted < np.inf:
         raise BadValue(f"the wanted width is {wanted}, it must be above 0")
-    _check(moments)
+    check_moments(moments)
     _known(measure)
 
     def narrow(times: Floats) -> NDArray[np.bool_]:
@@ -433,11 +378,3 @@ def _known(measure: str) -> str:
     if measure not in MEASURES:
         raise BadValue(f"measure {measure!r} has no interval, only {', '.join(MEASURES)} have")
     return measure
-
-
-def _check(moments: Moments) -> None:
-    shape = np.shape(moments.sums)[:-1]
-    wanted = {"sums": (*shape, len(SUMS)), "squares": (*shape, len(ROWS)), "documents": (*shape, len(INFORMATIVE))}
-    for name, have in moments._asdict().items():
-        if np.shape(have) != wanted[name]:
-            raise ValueError(f"moments.{name} has shape {np.shape(have)}, it must be {wanted[name]}")

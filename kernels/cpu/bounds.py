@@ -180,9 +180,9 @@ def pearson_bounds(r: np.ndarray, n_effective: np.ndarray, alpha: float = 0.05) 
     with n* = 1,000; the end next to 0 starts from r n/(n + 1), one more token at which only one of the two was active, so that two
     features that agreed a few times are not certain to agree.
 
-    In the simulation of `benchmarks/coverage.py`, with n_effective = `pearson_effective` and the design effect of the features' rates,
-    at most 3 % of streams were ever missed at nominal 5 % in any setting (ICC from 0.0003 to 0.3), at 0.5 to 12 times the width of
-    the intervals from moments: widest where the correlation is near 0 or a document repeats itself.
+    In the simulation of `benchmarks/coverage.py`, with n_effective = `pearson_effective` and the design effect of the features'
+    rates, at most 3 % of streams were ever missed at nominal 5 % in any setting (ICC from 0.0003 to 0.3), at 0.5 to 12 times the
+    width of the intervals from moments: widest where the correlation is near 0 or a document repeats itself.
 
     Args:
         r: float64, correlations in [−1, 1].
