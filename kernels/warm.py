@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import torch
 
-from kernels import BestCells, accumulate, compact
+from kernels import BestCells, StrongestLists, accumulate, compact
 
 
 def warm() -> None:
@@ -21,6 +21,9 @@ def warm() -> None:
             accumulate(batch, batch, limits if up_limited else None, limits if down_limited else None, counts, products)
     cell = np.zeros(1, np.int64)
     BestCells(1, 1, 1).offer(cell.astype(np.int32), cell.astype(np.int32), cell, np.zeros(1))
+    lists = StrongestLists.empty(3, 1)
+    lists.offer(batch.offsets.numpy(), batch.features.numpy(), batch.values.numpy(), np.arange(2), np.zeros(2, np.int64))
+    lists.merge(StrongestLists.empty(3, 1))
 
 
 if __name__ == "__main__":
