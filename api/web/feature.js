@@ -25,11 +25,11 @@ export async function show(feature, measure, quietly = false) {
     const neighbors = (direction, has) =>
       has ? read(`${path}/neighbors?direction=${direction}&measure=${measure}`, mine.signal) : null;
     const [contexts, upstream, downstream] = await Promise.all([
-      record.strongest ? read(`${path}/contexts?k=${CONTEXTS}`, mine.signal) : { contexts: [] },
+      record.strongest ? texts(record, `${path}/contexts?k=${CONTEXTS}`, mine.signal) : [],
       neighbors("upstream", record.pairs.some(([, down]) => down === record.layer)),
       neighbors("downstream", record.pairs.some(([up]) => up === record.layer)),
     ]);
-    target.replaceChildren(...card(record, contexts.contexts, upstream, downstream, measure));
+    target.replaceChildren(...card(record, contexts, upstream, downstream, measure));
     for (const peak of target.querySelectorAll(".peak")) {
       peak.parentElement.scrollTop = peak.offsetTop - peak.parentElement.clientHeight / 2;
     }
@@ -66,6 +66,16 @@ function card(record, contexts, upstream, downstream, measure) {
     element("div", { class: "both" }, list("Earlier layers", upstream, measure), list("Later layers", downstream, measure)),
   ];
 }
+
+// The record's own text will do while the engine is too busy for more.
+const texts = (record, path, signal) =>
+  read(path, signal).then(
+    (answer) => answer.contexts,
+    (error) => {
+      if (error.name === "AbortError") throw error;
+      return [record.strongest];
+    },
+  );
 
 const figure = (name, value) => element("div", {}, element("dt", {}, name), element("dd", {}, value));
 

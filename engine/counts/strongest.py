@@ -48,7 +48,7 @@ class Strongest(FramedPart):
 
     @classmethod
     def bytes_at(cls, shape: RunShape, place: Place) -> int:
-        return shape.dictionaries[place[0]] * KEPT * (4 + 8 + 8)
+        return shape.dictionaries[place[0]] * (KEPT * (4 + 8 + 8) + 4)
 
     @classmethod
     def zero(cls, shape: RunShape, place: Place) -> Self:

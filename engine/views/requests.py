@@ -96,8 +96,8 @@ class MissingAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Contexts in the order of the request's features, of each the strongest first, each from another document. A feature that fired
-    in fewer than k documents has as many as those. `missing`: activations whose text can't be shown."""
+    """Contexts in the order of the request's features, of each the strongest first, each from another document. A feature that
+    fired in fewer than k documents has as many as those. `missing`: activations whose text can't be shown."""
 
     contexts: list[ContextAnswer]
     missing: list[MissingAnswer]
