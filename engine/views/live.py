@@ -146,8 +146,8 @@ class LiveQueries(threading.Thread):
         Returns:
             How many were answered; what is left goes on at the next call.
         """
-        began, answered = time.monotonic(), 0
-        while time.monotonic() - began < _PENDING_SECONDS:
+        until, answered = time.monotonic() + _PENDING_SECONDS, 0
+        while True:
             self._woken.clear()
             while not self.pending.empty():
                 envelope, request = self.pending.get_nowait()
@@ -161,6 +161,8 @@ class LiveQueries(threading.Thread):
                 answered += 1
             else:
                 self._open.append((envelope, steps))
+            if time.monotonic() >= until:
+                break
         if self._open:
             self._woken.set()
         return answered
