@@ -94,6 +94,13 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None
 
 
+class ActivationAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One activation of a feature: its value, and the position of its token in the corpus log."""
+
+    activation: float
+    log_position: int
+
+
 class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One feature.
 
@@ -103,6 +110,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
         mean: over all tokens; mean_active: over those at which it was active, null when it never fired or where the run has a
             threshold (sums hold every activation, counts those above the threshold).
         pairs: the layer pairs that its layer is part of.
+        contexts: its strongest activations, strongest first, at most one per document and 8 in all; `…/contexts` has their text.
         strongest: the text around its strongest activation, live from the engine; null with `strongest_reason`.
     """
 
@@ -118,6 +126,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     mean: float | None
     mean_active: float | None
     pairs: list[tuple[int, int]]
+    contexts: list[ActivationAnswer]
     strongest: ContextAnswer | None
     strongest_reason: str | None
     snapshot: SnapshotAnswer

@@ -36,7 +36,7 @@ PARAMETERS: dict[str, Any] = {
     "up": "3:17",
     "down": "4:99",
     "with": "4:99",
-    "k": 10,
+    "k": 3,
 }
 
 BODIES: dict[tuple[str, str], dict[str, str | None]] = {
@@ -133,12 +133,14 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "mean": 0.0113,
         "mean_active": 2.36,
         "pairs": [[2, 3], [3, 4]],
+        "contexts": [{"activation": 6.21, "log_position": 51_277}, {"activation": 5.84, "log_position": 203_118}],
         "strongest": _CONTEXT,
         "strongest_reason": None,
         "snapshot": SNAPSHOT,
     },
     ("get", "/v1/features/{layer}/{index}/contexts"): {
         "contexts": [_CONTEXT],
+        "missing": [],
         "snapshot": {"version": "live-415104", "tokens": 415_104, "age_ms": 0},
     },
     ("get", "/v1/features/{layer}/{index}/neighbors"): {
@@ -146,7 +148,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "direction": "downstream",
         "measure": "jaccard",
         "rank": "estimate",
-        "k": 10,
+        "k": 3,
         "min_support": 10,
         "tokens": 412_503,
         "count": 1_973,

@@ -8,28 +8,29 @@ from typing import Annotated, Any
 from litestar import Request, Response, get
 from litestar.params import Parameter
 
-from api.answers import FeatureAnswer
+from api.answers import ActivationAnswer, FeatureAnswer
 from api.freshness import MaxStaleness, refuse_stale
 from api.negotiation import answer
-from api.parameters import known_feature, parse_feature
+from api.parameters import known_feature, parse_feature, within
 from api.run import Run
 from engine.encoder.description import LayerDescription
 from engine.errors import NotReady
 from engine.settings import Settings
 from engine.views.answers import NeighborsAnswer, snapshot_answer
 from engine.views.reader import Views
-from engine.views.records import FeatureRecord, Snapshot
+from engine.views.records import CONTEXTS, FeatureRecord, Snapshot
 from engine.views.requests import ContextAnswer, ContextsAnswer
 
 log = logging.getLogger(__name__)
 
 NEURONPEDIA = "https://www.neuronpedia.org"
 
-# The engine looks for such requests after every micro-batch (at most 0.5 s) and encodes one window (some 10 ms): a feature's counts
-# need not wait longer for its text.
+# The engine looks for such requests after every micro-batch (at most 0.5 s) and takes them in turn, a window or a few (some 10 ms
+# each) at a time: a feature's counts need not wait longer for its text.
 _CONTEXT_SECONDS = 3.0
 
 DEFAULT_K = 10
+DEFAULT_CONTEXTS = 3  # what the page shows; each is a window that the engine encodes again
 
 LAYER = Parameter(description="index of the layer, from 0")
 INDEX = Parameter(description="index of the feature in its layer's dictionary")
@@ -45,7 +46,7 @@ async def feature(
     index: Annotated[int, INDEX],
     max_staleness_ms: MaxStaleness = None,
 ) -> Response[FeatureAnswer]:
-    """Counts, density, strongest and mean activation, and the text on which it was strongest."""
+    """Counts, density, mean and strongest activations (at most one per document), and the text on which it was strongest."""
     described = known_feature(run.description(), (layer, index))
     snapshot, record = await views.feature(layer, index)
     await refuse_stale(views, snapshot, max_staleness_ms)
@@ -66,12 +67,17 @@ async def contexts(
         list[str] | None,
         Parameter(query="with", description="another feature, layer:index, to show too; repeatable"),
     ] = None,
+    k: Annotated[
+        int, Parameter(description="how many of each feature, at most: 1 to 8, each from another document")
+    ] = DEFAULT_CONTEXTS,
 ) -> Response[ContextsAnswer]:
-    """The window around the strongest activation of the feature and of each one in `with`, with the activations of all of them."""
+    """The windows around the `k` strongest activations of the feature and of each one in `with`, with the activations of all of
+    them. An activation whose text can't be shown is under `missing`, with the reason."""
+    within("k", k, 1, CONTEXTS)
     features = [(layer, index), *(parse_feature(text, "with") for text in others or [])]
     for wanted in features:
         known_feature(run.description(), wanted)
-    return answer(request, await views.contexts(list(dict.fromkeys(features))))
+    return answer(request, await views.contexts(list(dict.fromkeys(features)), k))
 
 
 @get("/v1/features/{layer:int}/{index:int}/neighbors", summary="The most similar features", tags=["statistics"])
@@ -115,13 +121,13 @@ async def _strongest(views: Views, record: FeatureRecord) -> tuple[ContextAnswer
     if record.max_position < 0:
         return None, f"feature {name} never fired", True
     try:
-        found = (await views.contexts([(record.layer, record.index)], _CONTEXT_SECONDS)).contexts
+        found = await views.contexts([(record.layer, record.index)], 1, _CONTEXT_SECONDS)
     except NotReady as error:
         log.info("no context for feature %s: %s", name, error.message)
         return None, error.message, False
-    if not found:
-        return None, f"the text of feature {name} is not in the log any more", False
-    return found[0], None, True
+    if not found.contexts:
+        return None, found.missing[0].reason if found.missing else f"the engine has not counted feature {name} again yet", False
+    return found.contexts[0], None, True
 
 
 def feature_answer(
@@ -148,6 +154,7 @@ def feature_answer(
         mean=record.sum / record.tokens if record.tokens else None,
         mean_active=record.sum / record.count if record.count and threshold == 0 else None,
         pairs=pairs,
+        contexts=[ActivationAnswer(activation=value, log_position=position) for position, value in record.contexts().tolist()],
         strongest=strongest,
         strongest_reason=reason,
         snapshot=snapshot_answer(snapshot),

@@ -84,7 +84,7 @@ def _neighbors(client: Client, layer: int, index: int, k: int) -> Any:
 
 
 def _both_fire(client: Client, feature: tuple[int, int], neighbor: str) -> list[Text]:
-    """Text on which a feature and its neighbour both fire: from the strongest context of either, where the other fires too."""
+    """Text on which a feature and its neighbour both fire: from the strongest contexts of either, where the other fires too."""
     layer, index = feature
     name = f"{layer}:{index}"
     answer = client.get(f"/v1/features/{layer}/{index}/contexts", **{"with": neighbor})

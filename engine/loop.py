@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,7 +23,7 @@ import psutil
 
 from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog
-from engine.corpus.segment import Segment, TokenSegment
+from engine.corpus.segment import Segment
 from engine.counts.checkpoint import Checkpoints, Cursor
 from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
@@ -32,7 +32,7 @@ from engine.encoder.encoded import Encoded
 from engine.errors import StorageFull
 from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
-from engine.views.contexts import Window
+from engine.views.contexts import Found, encode_windows
 from engine.views.convergence import Convergence
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
@@ -125,7 +125,7 @@ class Loop:
             if self.stop.is_set():
                 self.batches = []
                 return
-            self.live.answer_pending(self.encode_window)
+            self.live.answer_pending(self.encode_windows)
 
     def micro_batches(self, segment: Segment, which: slice | None = None) -> Iterator[np.ndarray]:
         """Units of the segment in their fixed order, as many at a time as half a second allows: those that are not counted yet, or
@@ -156,7 +156,7 @@ class Loop:
 
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
-        self.live.answer_pending(self.encode_window)
+        self.live.answer_pending(self.encode_windows)
         recovering = self.state.tokens < self._standing  # readers have seen more: show them nothing older
         if self.publisher.due() and not recovering:
             self.publish("counting")
@@ -172,7 +172,7 @@ class Loop:
         if self.checkpoints.due():
             self.save()
         self.live.wait(_IDLE_SECONDS)
-        self.live.answer_pending(self.encode_window)
+        self.live.answer_pending(self.encode_windows)
 
     def publish(self, state: EngineState) -> None:
         """Publish a snapshot; where nothing was counted since the last one this is a heartbeat."""
@@ -196,13 +196,9 @@ class Loop:
             log.error("no checkpoint was saved: %s", error.message)
             self.storage_problem = error.message
 
-    def encode_window(self, position: int) -> Window:
-        """The unit of the log that holds a position, encoded again, for its activations and its text."""
-        place = self.corpus.locate(position)
-        segment = self.corpus.read(place.segment)
-        batch = self.encoder.encode(segment, np.array([place.unit])).batch
-        tokens = segment.tokens[batch.positions - segment.first_position] if isinstance(segment, TokenSegment) else None
-        return Window(batch, tokens)
+    def encode_windows(self, positions: Sequence[int]) -> Iterator[Found]:
+        """The units of the log that hold these positions, encoded again, for their activations and their text."""
+        return encode_windows(self.corpus, self.encoder, self.micro_batch.fit, positions)
 
     def status(self, state: EngineState) -> StatusRecord:
         """How the engine is."""

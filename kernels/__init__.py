@@ -1,4 +1,5 @@
-"""What everything rests on: dense → sparse, sparse → pair tables, best k of every row and column, moments of pairs, bounds.
+"""What everything rests on: dense → sparse, sparse → pair tables, best k of every row and column, strongest activations, moments
+of pairs, bounds.
 
 compact and accumulate have one signature and three implementations: Triton for CUDA (`kernels.gpu`), numba for the CPU
 (`kernels.cpu`), and a slow obvious reference (`kernels.reference`); `kernels.dispatch` picks by device. The others work on the
@@ -8,6 +9,7 @@ host. torch is imported where a tensor is, so that a process without one can use
 from kernels.cpu.best import BestCells
 from kernels.cpu.bounds import bounds, pearson_bounds, pearson_effective
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
+from kernels.cpu.strongest import StrongestLists
 from kernels.csr import Csr
 from kernels.dispatch import accumulate, compact
 
@@ -16,6 +18,7 @@ __all__ = [
     "Csr",
     "FeatureTotals",
     "Runs",
+    "StrongestLists",
     "accumulate",
     "add_pairs",
     "bounds",

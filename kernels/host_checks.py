@@ -52,3 +52,33 @@ def check_alpha(alpha: float) -> None:
 def _check_each(name: str, values: np.ndarray, right: np.ndarray, wanted: str) -> None:
     if not np.all(right):
         raise ValueError(f"{name} holds {values[~right].reshape(-1)[0]}, every one must be {wanted}")
+
+
+def check_lists(values: np.ndarray, positions: np.ndarray, documents: np.ndarray) -> None:
+    """The arrays of `StrongestLists`: all [D, k]."""
+    if values.ndim != 2 or values.shape[1] < 1:
+        raise ValueError(f"values has shape {list(values.shape)}, it must be [D, k] with k of at least 1")
+    _check_array("values", values, np.float32, values.shape)
+    _check_array("positions", positions, np.int64, values.shape)
+    _check_array("documents", documents, np.int64, values.shape)
+
+
+def check_entries(
+    offsets: np.ndarray, features: np.ndarray, values: np.ndarray, positions: np.ndarray, documents: np.ndarray
+) -> None:
+    """The arguments of `StrongestLists.offer`; features out of range are for the kernel to find."""
+    tokens = len(positions)
+    _check_array("offsets", offsets, np.int32, (tokens + 1,))
+    _check_array("features", features, np.int32, (int(offsets[-1]),))
+    _check_array("values", values, np.float32, (int(offsets[-1]),))
+    _check_array("positions", positions, np.int64, (tokens,))
+    _check_array("documents", documents, np.int64, (tokens,))
+
+
+def _check_array(name: str, array: np.ndarray, kind: type[np.generic], shape: tuple[int, ...]) -> None:
+    if array.dtype != kind:
+        raise ValueError(f"{name} is {array.dtype}, it must be {np.dtype(kind)}")
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {list(array.shape)}, it must be {list(shape)}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} is not contiguous (strides {list(array.strides)}), it must be")

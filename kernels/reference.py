@@ -3,6 +3,8 @@
 Everything is done densely and in float64, so memory is T x D and Du x Dd: small shapes only.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,3 +64,21 @@ def best_cells(
             best[group, : len(offered[:k])] = cells[offered[:k]]
         found.append(best)
     return found[0], found[1]
+
+
+def strongest(entries: Iterable[tuple[int, float, int, int]], features: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """values float32, positions int64 and documents int64, each [features, k], of entries (feature, value, position, document).
+
+    Per feature the best entry of each document, and of those the k best: by value, of equal ones the smaller position first.
+    """
+    best: list[dict[int, tuple[float, int]]] = [{} for _ in range(features)]
+    for feature, value, position, document in entries:
+        ranked = (-value, position)
+        best[feature][document] = min(ranked, best[feature].get(document, ranked))
+    values, positions = np.zeros((features, k), np.float32), np.full((features, k), -1, np.int64)
+    documents = np.zeros((features, k), np.int64)
+    for feature, of_documents in enumerate(best):
+        ranking = sorted((ranked, document) for document, ranked in of_documents.items())[:k]
+        for at, ((negative, position), document) in enumerate(ranking):
+            values[feature, at], positions[feature, at], documents[feature, at] = -negative, position, document
+    return values, positions, documents

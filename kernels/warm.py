@@ -8,7 +8,17 @@ import itertools
 import numpy as np
 import torch
 
-from kernels import BestCells, accumulate, bounds, compact, pearson_bounds
+from kernels import (
+    BestCells,
+    StrongestLists,
+    accumulate,
+    add_pairs,
+    bounds,
+    compact,
+    feature_totals,
+    make_runs,
+    pearson_bounds,
+)
 
 
 def warm() -> None:
@@ -25,6 +35,16 @@ def warm() -> None:
     BestCells(1, 1, 1).offer(cell.astype(np.int32), cell.astype(np.int32), cell, np.zeros(1))
     bounds(cell, cell, 1.0)
     pearson_bounds(np.zeros(1), np.zeros(1))
+    lists = StrongestLists.empty(3, 1)
+    lists.offer(batch.offsets.numpy(), batch.features.numpy(), batch.values.numpy(), np.arange(2), np.zeros(2, np.int64))
+    lists.merge(StrongestLists.empty(3, 1))
+    offsets, features, values = (part.numpy() for part in batch)
+    clusters, pair = np.zeros(2, np.int32), np.zeros(1, np.int32)
+    for thresholds in (None, np.zeros(3, np.float32)):
+        runs = make_runs(np.arange(2), clusters, offsets.astype(np.int64), features, values, thresholds, 3)
+    totals = feature_totals(runs, np.full(1, 2.0), np.full(1, -1, np.int32))
+    moments = np.zeros((1, 9)), np.zeros((1, 45)), np.zeros((1, 4), np.int64)
+    add_pairs(runs, runs, totals, totals, pair, pair, np.full(1, 2.0), np.full(1, -1, np.int32), 2, *moments)
 
 
 if __name__ == "__main__":

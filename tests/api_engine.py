@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from engine.settings import Settings
 from engine.views.connection import connect
-from engine.views.contexts import Window
+from engine.views.contexts import Found, Window
 from engine.views.decoder import DecoderCosines
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
@@ -74,6 +75,7 @@ class Engine:
         self.lock = threading.Lock()
         self.rows: list[list[np.ndarray]] = []
         self.uploads: list[UploadRecord] = []
+        self.lost: set[int] = set()  # chunks whose text is not there any more
         assert settings.redis_url is not None
         self.redis = connect(settings.redis_url)
         cosines = DecoderCosines(directions, PAIRS)
@@ -88,16 +90,20 @@ class Engine:
         """The main loop's part of answering: contexts."""
         while not self._stop.is_set():
             self.live.wait(0.05)
-            self.live.answer_pending(self.window)
+            self.live.answer_pending(self.windows)
 
-    def window(self, position: int) -> Window:
-        """The chunk of the stream that holds a position, encoded, with its token ids."""
+    def windows(self, positions: Sequence[int]) -> Iterator[Found]:
+        """The chunks of the stream that hold these positions, encoded, with their token ids."""
         first = 0
         for number, layers in enumerate(self.rows):
-            if position < first + len(layers[0]):
-                return Window(batch_of(layers, number, first), np.arange(first, first + len(layers[0])) % 100)
-            first += len(layers[0])
-        raise AssertionError(f"position {position} was never counted")
+            tokens = len(layers[0])
+            here = [position for position in positions if first <= position < first + tokens]
+            if number in self.lost:
+                yield {position: "this chunk is gone" for position in here}
+            elif here:
+                chunk = Window(batch_of(layers, number, first), slice(0, tokens), np.arange(first, first + tokens) % 100)
+                yield dict.fromkeys(here, chunk)
+            first += tokens
 
     @property
     def seen(self) -> list[np.ndarray]:

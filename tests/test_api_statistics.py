@@ -51,7 +51,7 @@ ROUTES = [
     pytest.param("/v1/features/1/3", id="feature"),
     pytest.param("/v1/features/0/0/neighbors", id="neighbors"),
     pytest.param("/v1/features/0/0/neighbors?measure=phi&k=5&min_support=1", id="live-neighbors"),
-    pytest.param("/v1/features/1/3/contexts?with=2:3&with=0:3", id="contexts"),
+    pytest.param("/v1/features/1/3/contexts?with=2:3&with=0:3&k=2", id="contexts"),
     pytest.param("/v1/similarity?up=0:0&down=1:0", id="similarity"),
     pytest.param("/v1/convergence", id="convergence"),
     pytest.param("/livez", id="livez"),
@@ -110,12 +110,15 @@ def test_a_feature_has_the_counts_of_the_dense_activations(run: Run, feature: tu
     assert answer["strongest"]["activation"] == column.max()
     assert answer["strongest"]["log_position"] == int(column.argmax())
     assert answer["strongest_reason"] is None
+    best = [(activation["activation"], activation["log_position"]) for activation in answer["contexts"]]
+    assert best == best_of_documents(run, feature)
 
 
 def test_a_feature_that_never_fired_says_so_instead_of_numbers(run: Run) -> None:
     answer = get(run, f"/v1/features/{NEVER[0]}/{NEVER[1]}")
     assert (answer["count"], answer["density"], answer["mean"]) == (0, 0, 0)
     assert answer["max"] is answer["mean_active"] is answer["strongest"] is None
+    assert answer["contexts"] == [] == get(run, f"/v1/features/{NEVER[0]}/{NEVER[1]}/contexts")["contexts"]
     assert answer["strongest_reason"] == "feature 0:5 never fired"
     similarity = get(run, "/v1/similarity", up="0:5", down="1:1")
     assert similarity["counts"]["up"] == similarity["counts"]["joint"] == 0
@@ -145,13 +148,51 @@ def test_published_and_live_neighbours_agree(run: Run, measure: str) -> None:
 
 
 def test_contexts_show_each_feature_with_the_activations_of_all(run: Run) -> None:
-    contexts = get(run, "/v1/features/0/0/contexts", **{"with": ["1:0", "0:5"]})["contexts"]
-    assert [context["feature"] for context in contexts] == ["0:0", "1:0"]
-    for context in contexts:
+    answer = get(run, "/v1/features/0/0/contexts", **{"with": ["1:0", "0:5"]})
+    assert answer["missing"] == []
+    assert [context["feature"] for context in answer["contexts"]] == ["0:0"] * 3 + ["1:0"] * 3
+    for context in answer["contexts"]:
         values = context["values"]
         assert set(values) == {"0:0", "1:0", "0:5"}
         assert values[context["feature"]][context["position"]] == context["activation"]
         assert len(context["tokens"]) == len(values["0:0"])
+
+
+def best_of_documents(run: Run, feature: tuple[int, int], k: int = 8) -> list[tuple[float, int]]:
+    """Value and position of the best token of each chunk, which is a document, and of those the k best."""
+    first, best = 0, []
+    for chunk in run.engine.rows:
+        column = chunk[feature[0]][:, feature[1]]
+        if column.any():
+            best.append((float(column.max()), first + int(column.argmax())))
+        first += len(column)
+    return sorted(best, key=lambda one: (-one[0], one[1]))[:k]
+
+
+def test_the_k_strongest_contexts_are_of_k_documents_the_strongest_first(run: Run) -> None:
+    while len(run.engine.rows) < 10:
+        run.engine.count(30)
+    for k in (1, 8):
+        contexts = get(run, "/v1/features/1/3/contexts", k=k)["contexts"]
+        assert [(context["activation"], context["log_position"]) for context in contexts] == best_of_documents(run, (1, 3), k)
+        assert len(contexts) == len({context["document"]["number"] for context in contexts}) == k
+
+
+def test_a_context_whose_text_is_gone_says_so_beside_those_that_are_there(run: Run) -> None:
+    (value, position), *others = best_of_documents(run, (1, 3), 3)
+    first = get(run, "/v1/features/1/3/contexts", k=1)["contexts"][0]["document"]["number"]
+    run.engine.lost = {first}
+    try:
+        answer = get(run, "/v1/features/1/3/contexts")
+        lost = {"feature": "1:3", "activation": value, "log_position": position, "reason": "this chunk is gone"}
+        assert answer["missing"] == [lost]
+        assert [context["log_position"] for context in answer["contexts"]] == [position for _, position in others]
+        run.engine.publish()
+        shown = get(run, "/v1/features/1/3")
+        assert (shown["strongest"], shown["strongest_reason"]) == (None, "this chunk is gone")
+        assert shown["contexts"][0] == {"activation": value, "log_position": position}
+    finally:
+        run.engine.lost = set()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +206,9 @@ def test_contexts_show_each_feature_with_the_activations_of_all(run: Run) -> Non
         pytest.param("/v1/features/9/0/contexts", 404, "layers 0 to 2", id="contexts-of-unknown-layer"),
         pytest.param("/v1/features/0/0/contexts?with=2:5", 404, "features 0 to 4", id="unknown-with"),
         pytest.param("/v1/features/0/0/contexts?with=2-4", 400, "layer:index", id="malformed-with"),
+        pytest.param("/v1/features/0/0/contexts?k=0", 422, "k = 0: it must be between 1 and 8", id="no-contexts"),
+        pytest.param("/v1/features/0/0/contexts?k=9", 422, "k = 9: it must be between 1 and 8", id="too-many-contexts"),
+        pytest.param("/v1/features/0/0/contexts?k=all", 400, "k", id="contexts-not-a-number"),
         pytest.param("/v1/features/0/0/neighbors?k=0", 422, "k = 0", id="k-zero"),
         pytest.param("/v1/features/0/0/neighbors?k=1001", 422, "1,000", id="k-too-large"),
         pytest.param("/v1/features/0/0/neighbors?k=many", 400, "k", id="k-not-a-number"),

@@ -254,7 +254,7 @@ class FullDisk(durable.Disk):
         super().write(file, data)
 
 
-@pytest.mark.parametrize("room", [0, 1000, 4000], ids=["at once", "in the middle", "near the end"])
+@pytest.mark.parametrize("room", [0, 1000, 7500], ids=["at once", "in the middle", "near the end"])
 def test_a_full_disk_fails_the_save_and_leaves_the_old_checkpoints_and_no_litter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:

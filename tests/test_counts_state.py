@@ -65,9 +65,9 @@ def test_strongest_is_the_maximum_and_the_first_token_that_has_it() -> None:
     for layer, strongest in enumerate(state.strongest):
         best = DENSE[layer].max(0)
         first = np.where(best > 0, positions[DENSE[layer].argmax(0)], -1)
-        assert strongest.value.tolist() == best.astype(np.float32).tolist()
-        assert strongest.position.tolist() == first.tolist()
-        assert (strongest.value[0], strongest.position[0]) == (0, -1), "feature 0 never fires"
+        assert strongest.value[:, 0].tolist() == best.astype(np.float32).tolist()
+        assert strongest.position[:, 0].tolist() == first.tolist()
+        assert (strongest.value[0, 0], strongest.position[0, 0]) == (0, -1), "feature 0 never fires"
 
 
 def test_the_ledger_counts_tokens_documents_and_what_was_set_aside_exactly() -> None:
@@ -206,7 +206,7 @@ def test_a_table_that_cannot_become_int64_says_so_and_nothing_of_the_batch_is_co
 def test_a_state_that_does_not_fit_names_the_bytes_it_needs_and_the_bytes_there_are() -> None:
     sizes = [24_576] * 12
     needed = bytes_needed(RunShape.of(sizes))
-    assert needed == 11 * 24_576**2 * 16 + 12 * 24_576 * (32 + 12 + 48)
+    assert needed == 11 * 24_576**2 * 16 + 12 * 24_576 * (32 + 8 * 20 + 4 + 48)
     with pytest.raises(
         DoesNotFit, match=rf"11 layer pairs.*24576.*{needed:,} bytes needed, 1,000 bytes of memory available on cpu"
     ):

@@ -90,7 +90,7 @@ def test_every_count_and_every_measure_of_all_pairs_equals_brute_force(state: St
         assert np.array_equal(part.count, (dense[layer] > 0).sum(0))
         assert np.allclose(part.sum, dense[layer].sum(0), rtol=1e-6)
         assert np.allclose(part.sum_of_squares, (dense[layer] ** 2).sum(0), rtol=1e-6)
-        assert np.allclose(state.strongest[layer].value, dense[layer].max(0))
+        assert np.allclose(state.strongest[layer].value[:, 0], dense[layer].max(0))
     for up, down in adjacent_pairs(len(dense)):
         a, b = dense[up], dense[down]
         table = state.pairs[up, down]

@@ -86,8 +86,11 @@ def test_a_lookup_shows_the_feature_its_text_and_its_neighbours_both_ways(run: R
     expect(found).to_contain_text(f"{int(run.engine.state.marginals[1].count[3]):,} tokens")
     expect(found.locator(".both li").first).to_contain_text("both")
     assert found.locator("a[data-feature^='0:']").count() > 0 and found.locator("a[data-feature^='2:']").count() > 0
-    expect(found.locator("mark.peak")).to_have_count(1)
-    expect(found.locator(".context")).to_contain_text("<b>")  # text of a corpus is shown as text, whatever it holds
+    expect(found.locator(".context")).to_have_count(3)  # each of another document, each with its strongest token marked
+    expect(found.locator(".context mark.peak")).to_have_count(3)
+    for shown in found.locator(".context").all():
+        expect(shown).to_contain_text("<b>")  # text of a corpus is shown as text, whatever it holds
+        expect(shown).to_contain_text("<i>")  # and so is the name of a document
     assert found.locator(".context b, .context i").count() == 0
     assert page.url.endswith("/?feature=1:3&measure=jaccard")
     assert run.wrong == []

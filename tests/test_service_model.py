@@ -39,6 +39,8 @@ def assert_same_counts(left: State, right: State) -> None:
     for pair, table in left.pairs.items():
         assert np.array_equal(table.counts, right.pairs[pair].counts)
         assert np.allclose(table.products, right.pairs[pair].products, rtol=1e-6)
+    for a, b in zip(left.strongest, right.strongest, strict=True):
+        assert np.allclose(a.value, b.value, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,27 @@ def without_time(answer: Any) -> Any:
     if isinstance(answer, dict):
         return {key: without_time(value) for key, value in answer.items() if key not in changing}
     return [without_time(item) for item in answer] if isinstance(answer, list) else answer
+
+
+def test_the_strongest_contexts_of_a_feature_are_texts_of_different_documents(service: Service) -> None:
+    texts = [text for corpus in CORPORA for text in TEXT[corpus]]
+    shown = 0
+    for index in range(0, 1024, 128):
+        record = service.get(f"/v1/features/3/{index}")
+        answer = service.get(f"/v1/features/3/{index}/contexts", k=8)
+        assert answer["missing"] == []
+        assert [context["log_position"] for context in answer["contexts"]] == [one["log_position"] for one in record["contexts"]]
+        assert len({(context["upload"], context["document"]["number"]) for context in answer["contexts"]}) == len(
+            record["contexts"]
+        )
+        for context, one in zip(answer["contexts"], record["contexts"], strict=True):
+            values = context["values"][f"3:{index}"]
+            assert values[context["position"]] == context["activation"] == pytest.approx(one["activation"], rel=1e-4)
+            assert len(values) == len(context["tokens"])
+            text = "".join(context["tokens"])
+            assert "\ufffd" in text or any(text in document for document in texts)
+            shown += 1
+    assert shown > 40
 
 
 def test_concurrent_readers_while_text_is_counted_see_numbers_that_belong_together(service: Service) -> None:

@@ -146,3 +146,8 @@ def test_the_counts_are_the_same_after_a_restart_and_in_any_split_of_the_corpus(
             counts = other.get("/v1/similarity", up=f"1:{i}", down=f"2:{j}")["counts"]
             expected = (dense_a > 0).sum(), (dense_b > 0).sum(), ((dense_a > 0) & (dense_b > 0)).sum()
             assert counts == dict(zip(("up", "down", "joint"), map(int, expected), strict=True))
+        for feature in (1, 2, 3, 5):
+            contexts = other.get(f"/v1/features/1/{feature}/contexts", k=8)["contexts"]
+            peaks = {number: float(document[1][:, feature].max(initial=0)) for number, document in enumerate(CORPUS)}
+            best = sorted(((value, f"document {number}") for number, value in peaks.items() if value > 0), reverse=True)[:8]
+            assert [(context["activation"], context["document"]["name"]) for context in contexts] == best

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,9 +15,9 @@ from views_rig import DICTIONARIES, Rig, as_batch, counted, dense_activations, p
 
 from engine.counts.state import State
 from engine.errors import BadValue, NotReady, Unknown
-from engine.views import requests
+from engine.views import live, requests
 from engine.views.connection import connect
-from engine.views.contexts import SIDE_TOKENS, Window
+from engine.views.contexts import SIDE_TOKENS, Found, Window
 from engine.views.live import LiveQueries
 from engine.views.reader import Views
 from engine.views.requests import ContextsAnswer, SimilarityRequest, ask
@@ -51,14 +51,14 @@ def answering(rig: Rig, state: State, lock: threading.Lock | None = None, decode
 
 
 @contextmanager
-def main_loop(queries: LiveQueries, encode_window) -> Iterator[None]:
+def main_loop(queries: LiveQueries, windows) -> Iterator[None]:
     """A main loop with nothing to count."""
     stop = threading.Event()
 
     def loop() -> None:
         while not stop.is_set():
             queries.wait(10.0)
-            queries.answer_pending(encode_window)
+            queries.answer_pending(windows)
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -70,10 +70,12 @@ def main_loop(queries: LiveQueries, encode_window) -> Iterator[None]:
         thread.join()
 
 
-def window_of(position: int) -> Window:
-    """The unit of 100 tokens that holds a position."""
-    first = position // 100 * 100
-    return Window(as_batch([dense[first : first + 100] for dense in DENSE], first), np.arange(first, first + 100))
+def windows_of(positions: Sequence[int]) -> Iterator[Found]:
+    """The units of 100 tokens that hold these positions, one after the other."""
+    for first in sorted({position // 100 * 100 for position in positions}):
+        batch = as_batch([dense[first : first + 100] for dense in DENSE], first)
+        window = Window(batch, slice(0, 100), np.arange(first, first + 100))
+        yield {position: window for position in positions if position // 100 * 100 == first}
 
 
 def test_a_pair_and_neighbours_off_the_published_defaults_are_answered_by_the_engine(rig: Rig, state: State) -> None:
@@ -101,15 +103,16 @@ def test_errors_of_the_engine_arrive_as_what_they_are(rig: Rig, state: State) ->
             rig.read(lambda views: views.similarity((2, 0), (0, 0)))
         with pytest.raises(Unknown, match="no feature 2:29"):
             rig.read(lambda views: views.similarity((1, 0), (2, 29)))
-    with answering(rig, state) as queries, main_loop(queries, window_of), pytest.raises(BadValue, match="17 features"):
+    with answering(rig, state) as queries, main_loop(queries, windows_of), pytest.raises(BadValue, match="17 features"):
         rig.read(lambda views: views.contexts([(0, 1)] * 17))
 
 
 def test_a_defect_of_ours_is_answered_without_its_text_and_ends_nothing(
     rig: Rig, state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(position: int) -> Window:
+    def broken(positions: Sequence[int]) -> Iterator[Found]:
         raise ZeroDivisionError("the secret of the defect")
+        yield {}
 
     with answering(rig, state) as queries:
         with main_loop(queries, broken), pytest.raises(Exception, match="the engine failed on this request") as error:
@@ -165,7 +168,7 @@ def test_many_requests_at_once_are_all_answered(rig: Rig, state: State) -> None:
 
 def test_a_context_shows_the_window_of_the_strongest_activation_with_every_requested_feature(rig: Rig, state: State) -> None:
     features = [(0, 22), (1, 9), (2, 0)]
-    with answering(rig, state, decode=lambda token: f"<{token}>") as queries, main_loop(queries, window_of):
+    with answering(rig, state, decode=lambda token: f"<{token}>") as queries, main_loop(queries, windows_of):
         found: ContextsAnswer = rig.read(lambda views: views.contexts(features))
     assert [context.feature for context in found.contexts] == ["0:22", "1:9"]  # 2:0 never fired
     for context, (layer, index) in zip(found.contexts, features, strict=False):
@@ -182,16 +185,73 @@ def test_a_context_shows_the_window_of_the_strongest_activation_with_every_reque
         assert (context.document.number, context.document.name) == (7, "a name")
 
 
-def test_a_position_that_the_log_lost_has_no_context(rig: Rig, state: State) -> None:
-    with answering(rig, state) as queries, main_loop(queries, lambda position: None):
-        assert rig.read(lambda views: views.contexts([(0, 5)])).contexts == []
+def test_a_position_that_the_log_lost_has_no_context_and_a_reason(rig: Rig, state: State) -> None:
+    def gone(positions: Sequence[int]) -> Iterator[Found]:
+        yield dict.fromkeys(positions, "it is gone")
+
+    with answering(rig, state) as queries, main_loop(queries, gone):
+        answer = rig.read(lambda views: views.contexts([(0, 5)]))
+    assert answer.contexts == []
+    (missing,) = answer.missing
+    assert (missing.feature, missing.log_position, missing.reason) == ("0:5", int(DENSE[0][:, 5].argmax()), "it is gone")
+    assert missing.activation == DENSE[0][:, 5].max()
+
+
+def documents_of_ten() -> State:
+    """The same activations as documents of 10 tokens each."""
+    state = State.zero(DICTIONARIES)
+    for first in range(0, TOKENS, 10):
+        state.add(as_batch([dense[first : first + 10] for dense in DENSE], first, number=first))
+    return state
+
+
+def test_the_k_strongest_contexts_of_each_feature_come_in_the_order_of_the_request(rig: Rig) -> None:
+    state, features = documents_of_ten(), [(1, 9), (0, 22)]
+    with answering(rig, state) as queries, main_loop(queries, windows_of):
+        answer = rig.read(lambda views: views.contexts(features, 5))
+        for k in (0, 9):
+            with pytest.raises(BadValue, match=f"k = {k}: of each feature the 1 to 8"):
+                rig.read(lambda views, k=k: views.contexts(features, k))
+    expected = [(f"{layer}:{index}", at) for layer, index in features for at in state.strongest[layer].position[index, :5].tolist()]
+    assert [(context.feature, context.log_position) for context in answer.contexts] == expected
+    for context in answer.contexts:
+        assert context.values[context.feature][context.position] == context.activation
+        layer, index = map(int, context.feature.split(":"))
+        assert context.activation == DENSE[layer][context.log_position, index]
+    assert answer.missing == []
+
+
+def test_a_request_for_many_windows_holds_up_neither_the_loop_nor_another_request(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_PENDING_SECONDS", 1e-9)  # a turn is over after one step
+    state = documents_of_ten()
+
+    async def look(views: Views, queries: LiveQueries):
+        asked = []
+        for features, k in (([(0, 22), (1, 9), (2, 11)], 8), ([(0, 5)], 1)):
+            asked.append(asyncio.create_task(views.contexts(features, k)))
+            while queries.pending.qsize() < len(asked):
+                await asyncio.sleep(0.01)
+        many, few = asked
+        assert queries.answer_pending(windows_of) == 0, "the first turn begins the first request"
+        assert queries.answer_pending(windows_of) == 1, "the second answers the other one"
+        one = await few
+        while queries.answer_pending(windows_of) == 0:
+            assert queries._woken.is_set(), "what is left keeps an idle loop awake"
+        return await many, one
+
+    with answering(rig, state) as queries:
+        many, few = rig.read(lambda views: look(views, queries))
+    assert (len(many.contexts), len(few.contexts)) == (24, 1)
 
 
 def test_pushed_activations_have_contexts_without_text(rig: Rig, state: State) -> None:
-    def window(position: int) -> Window:
-        return window_of(position)._replace(tokens=None)
+    def textless(positions: Sequence[int]) -> Iterator[Found]:
+        for found in windows_of(positions):
+            yield {position: window._replace(tokens=None) for position, window in found.items() if isinstance(window, Window)}
 
-    with answering(rig, state) as queries, main_loop(queries, window):
+    with answering(rig, state) as queries, main_loop(queries, textless):
         (context,) = rig.read(lambda views: views.contexts([(0, 22)])).contexts
     assert context.tokens is None
     assert len(context.values["0:22"]) > 50
@@ -199,7 +259,7 @@ def test_pushed_activations_have_contexts_without_text(rig: Rig, state: State) -
 
 def test_a_context_request_wakes_an_idle_loop(rig: Rig, state: State) -> None:
     began = time.monotonic()
-    with answering(rig, state) as queries, main_loop(queries, window_of):  # which sleeps 10 s at a time
+    with answering(rig, state) as queries, main_loop(queries, windows_of):  # which sleeps 10 s at a time
         rig.read(lambda views: views.contexts([(0, 5)], timeout=8.0))
     assert time.monotonic() - began < 10
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import redis
 from views_rig import DICTIONARIES, Rig, as_batch, counted, dense_activations, private_redis, publish, status, uniform
@@ -19,8 +20,19 @@ from engine.counts.state import State
 from engine.errors import BadValue, NotReady, Unknown
 from engine.views import publisher as publishing
 from engine.views.connection import connect
-from engine.views.records import ConvergencePoint, ConvergenceRecord, FeatureRecord, SetAsideRecord, Snapshot, UploadRecord, Version
+from engine.views.decoder import DecoderCosines
+from engine.views.records import (
+    CONTEXTS,
+    ConvergencePoint,
+    ConvergenceRecord,
+    FeatureRecord,
+    SetAsideRecord,
+    Snapshot,
+    UploadRecord,
+    Version,
+)
 from engine.views.redis_server import PrivateRedis
+from engine.views.sweep import Sweep
 
 ALL = [(layer, index) for layer, size in enumerate(DICTIONARIES) for index in range(size)]
 
@@ -51,6 +63,7 @@ def assert_uniform(snapshot: Snapshot, records: list[FeatureRecord | None]) -> N
     for record in records:
         assert record is not None
         assert {record.count, record.sum, record.sum_of_squares, record.max_position} == {snapshot.tokens}
+        assert record.contexts()["position"].tolist() == [snapshot.tokens] * CONTEXTS
         for table in record.tables:
             rows = table.rows()
             assert len(rows)
@@ -327,11 +340,38 @@ def test_another_run_in_the_same_redis_shows_nothing_of_the_one_before(rig: Rig)
 def test_a_feature_that_never_fired_has_a_record_with_empty_tables(rig: Rig) -> None:
     publish(rig.publisher(), counted(dense_activations(100)))
     _, record = rig.read(lambda views: views.feature(1, 0))
-    assert (record.count, record.max, record.max_position) == (0, 0.0, -1)
+    assert (record.count, record.max, record.max_position, len(record.contexts())) == (0, 0.0, -1, 0)
     assert [(table.layer, table.direction, len(table.rows())) for table in record.tables] == [
         (0, "upstream", 0),
         (2, "downstream", 0),
     ]
+
+
+def test_a_record_holds_the_strongest_activations_of_different_documents(rig: Rig) -> None:
+    layers, publisher = dense_activations(120), rig.publisher()
+    state = State.zero(DICTIONARIES)
+    for number in range(12):
+        state.add(as_batch([dense[10 * number : 10 * number + 10] for dense in layers], 10 * number, number=number))
+    publish(publisher, state)
+    for (layer, index), record in zip(ALL, read_all(rig)[1], strict=True):
+        assert record is not None
+        best = [
+            (10 * at + int(chunk.argmax()), float(chunk.max())) for at, chunk in enumerate(layers[layer][:, index].reshape(12, 10))
+        ]
+        best = sorted((one for one in best if one[1] > 0), key=lambda one: (-one[1], one[0]))[:CONTEXTS]
+        assert record.contexts().tolist() == best
+        assert (record.max_position, record.max) == (best[0] if best else (-1, 0.0))
+
+
+def test_a_feature_is_written_anew_when_only_its_list_has_changed() -> None:
+    state = counted(dense_activations(120))
+    before = Sweep.of(state, DecoderCosines(None, ()), k=3, min_support=2)
+    state.strongest[1].position[0, 5] = 77  # of a feature that is in nobody's list
+    after = Sweep.of(state, DecoderCosines(None, ()), k=3, min_support=2)
+    assert [np.flatnonzero(dirty).tolist() for dirty in after.dirty(before)] == [[], [0], []]
+    ((index, packed),) = after.records(1, after.dirty(before)[1])
+    record = msgspec.msgpack.decode(packed, type=FeatureRecord)
+    assert (index, record.contexts().tolist()) == (0, [(77, 0.0)])
 
 
 def test_status_uploads_and_convergence_come_with_the_snapshot_and_heartbeats_between(rig: Rig) -> None:

@@ -1,8 +1,10 @@
-// One feature: its counts, the text on which it was strongest, and its neighbours one step earlier and later.
+// One feature: its counts, the texts on which it was strongest, and its neighbours one step earlier and later.
 
 import { bar, byId, element } from "./dom.js";
 import { count, estimate, share } from "./format.js";
 import { read } from "./http.js";
+
+const CONTEXTS = 3; // texts shown: each is a window that the engine encodes again
 
 let current = null; // { feature, measure }
 let abort = null;
@@ -22,13 +24,15 @@ export async function show(feature, measure, quietly = false) {
     const record = await read(path, mine.signal);
     const neighbors = (direction, has) =>
       has ? read(`${path}/neighbors?direction=${direction}&measure=${measure}`, mine.signal) : null;
-    const [upstream, downstream] = await Promise.all([
+    const [contexts, upstream, downstream] = await Promise.all([
+      record.strongest ? texts(record, `${path}/contexts?k=${CONTEXTS}`, mine.signal) : [],
       neighbors("upstream", record.pairs.some(([, down]) => down === record.layer)),
       neighbors("downstream", record.pairs.some(([up]) => up === record.layer)),
     ]);
-    target.replaceChildren(...card(record, upstream, downstream, measure));
-    const peak = target.querySelector(".peak");
-    if (peak) peak.parentElement.scrollTop = peak.offsetTop - peak.parentElement.clientHeight / 2;
+    target.replaceChildren(...card(record, contexts, upstream, downstream, measure));
+    for (const peak of target.querySelectorAll(".peak")) {
+      peak.parentElement.scrollTop = peak.offsetTop - peak.parentElement.clientHeight / 2;
+    }
     target.classList.remove("old");
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -41,7 +45,7 @@ export async function show(feature, measure, quietly = false) {
   }
 }
 
-function card(record, upstream, downstream, measure) {
+function card(record, contexts, upstream, downstream, measure) {
   return [
     element(
       "div",
@@ -58,18 +62,26 @@ function card(record, upstream, downstream, measure) {
       figure("strongest", estimate(record.max)),
       figure("mean when active", estimate(record.mean_active)),
     ),
-    context(record),
+    ...(contexts.length ? contexts.map(context) : [element("p", { class: "context empty" }, record.strongest_reason ?? "no context")]),
     element("div", { class: "both" }, list("Earlier layers", upstream, measure), list("Later layers", downstream, measure)),
   ];
 }
 
+// The record's own text will do while the engine is too busy for more.
+const texts = (record, path, signal) =>
+  read(path, signal).then(
+    (answer) => answer.contexts,
+    (error) => {
+      if (error.name === "AbortError") throw error;
+      return [record.strongest];
+    },
+  );
+
 const figure = (name, value) => element("div", {}, element("dt", {}, name), element("dd", {}, value));
 
-function context(record) {
-  const found = record.strongest;
-  if (!found) return element("p", { class: "context empty" }, record.strongest_reason ?? "no context");
-  const where = `strongest in ${found.corpus}, ${found.document.name ?? `document ${found.document.number + 1}`}`;
-  const values = found.values[record.feature];
+function context(found) {
+  const where = `${estimate(found.activation)} in ${found.corpus}, ${found.document.name ?? `document ${found.document.number + 1}`}`;
+  const values = found.values[found.feature];
   const top = Math.max(...values);
   const words = (found.tokens ?? values.map(() => "·")).map((token, index) => {
     if (!(values[index] > 0)) return token;

@@ -53,6 +53,7 @@ class Ledger(FramedPart):
     """Accounts per upload id, and `tokens_by_half`, the tokens in the statistics of either half of the documents."""
 
     kind = "ledger"
+    version = 2
 
     def __init__(self, shape: RunShape, place: Place) -> None:
         self.shape, self.place = shape, place

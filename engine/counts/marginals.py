@@ -27,6 +27,7 @@ class Marginals(FramedPart):
     """
 
     kind = "marginals"
+    version = 2
 
     def __init__(self, shape: RunShape, place: Place, by_half: Tensor, sum: Tensor, sum_of_squares: Tensor) -> None:
         self.shape, self.place = shape, place

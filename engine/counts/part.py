@@ -27,7 +27,6 @@ Place = tuple[int, ...]
 """Where in the run a part belongs: `()` once, `(layer,)` per layer, `(up, down)` per layer pair."""
 
 MAGIC = b"SAESPART"
-VERSION = 1
 
 
 class StatePart(ABC):
@@ -101,7 +100,12 @@ class StatePart(ABC):
 
 
 class FramedPart(StatePart):
-    """A part that is small enough to be saved as a few named arrays in one frame file."""
+    """A part that is small enough to be saved as a few named arrays in one frame file.
+
+    `version` is that of its header and arrays: a file of another one is refused, whatever its arrays look like.
+    """
+
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -114,11 +118,11 @@ class FramedPart(StatePart):
 
     def save(self, path: Path) -> int:
         header, arrays = self.arrays()
-        return write_framed(path, MAGIC, VERSION, {**header, "part": self.name}, arrays)
+        return write_framed(path, MAGIC, self.version, {**header, "part": self.name}, arrays)
 
     @classmethod
     def load(cls, shape: RunShape, place: Place, path: Path) -> Self:
-        header, arrays = read_framed(path, MAGIC, {VERSION})
+        header, arrays = read_framed(path, MAGIC, {cls.version})
         require(path, "part", header.get("part"), cls.name_at(place))
         return cls.from_arrays(shape, place, header, arrays)
 

@@ -1,8 +1,10 @@
-"""Strongest: the strongest activation of each feature of a layer, and where in the corpus log it is."""
+"""Strongest: per feature of a layer its strongest activations, each of another document, and where in the corpus log they are."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,25 +13,34 @@ from torch import Tensor
 
 from engine.counts.part import FramedPart, Place
 from engine.counts.shape import RunShape
+from kernels import Csr, StrongestLists
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoded import SetAside
 
+KEPT = 8
+"""Activations kept per feature, one per document: eight tokens of one repetitive document would show a reader one text."""
+
 
 class Strongest(FramedPart):
-    """Per feature of one layer.
+    """Per feature of one layer; strongest first, of equal values the smaller position, at most one per document.
+
+    On the host wherever the run's tables are: a batch changes a handful of entries, which are found on the batch's device.
 
     Attributes:
-        value: float32 `[D]`, the largest activation so far, whatever the threshold; 0 where the feature never fired.
-        position: int64 `[D]`, the position in the log of the token that has it, the smallest one on ties; -1 where it never fired.
+        value: float32 `[D, KEPT]`, the activations, whatever the threshold; 0 where there are fewer.
+        position: int64 `[D, KEPT]`, the positions in the log of the tokens that have them; -1 where there are fewer.
+        document: int64 `[D, KEPT]`, the `document_key` of each; 0 where there are fewer.
     """
 
     kind = "strongest"
+    version = 2  # 1 held one activation per feature
 
-    def __init__(self, shape: RunShape, place: Place, value: Tensor, position: Tensor) -> None:
+    def __init__(self, shape: RunShape, place: Place, lists: StrongestLists) -> None:
         self.shape, self.place = shape, place
-        self.value, self.position = value, position
+        self._lists = lists  # its arrays are the memory of the tensors
+        self.value, self.position, self.document = map(torch.from_numpy, (lists.values, lists.positions, lists.documents))
 
     @classmethod
     def places(cls, shape: RunShape) -> Sequence[Place]:
@@ -37,63 +48,45 @@ class Strongest(FramedPart):
 
     @classmethod
     def bytes_at(cls, shape: RunShape, place: Place) -> int:
-        return shape.dictionaries[place[0]] * (4 + 8)
+        return shape.dictionaries[place[0]] * (KEPT * (4 + 8 + 8) + 4)
 
     @classmethod
     def zero(cls, shape: RunShape, place: Place) -> Self:
-        features = shape.dictionaries[place[0]]
-        return cls(
-            shape,
-            place,
-            torch.zeros(features, dtype=torch.float32, device=shape.device),
-            torch.full((features,), -1, dtype=torch.int64, device=shape.device),
-        )
+        return cls(shape, place, StrongestLists.empty(shape.dictionaries[place[0]], KEPT))
 
     def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
-        """Keep what is stronger.
-
-        1. On the device: the entries that reach the value already kept. After a few batches these are a handful.
-        2. On the host: the winner of each feature among them, by value, then by the smaller position.
-        3. The winners are compared with what is kept.
-        """
-        offsets, features, values = batch.layers[self.place[0]]
-        entries = _where(values >= self.value.index_select(0, features))
-        if not len(entries):
+        layer = batch.layers[self.place[0]]
+        if layer.values.device.type != "cpu":
+            layer = entries_above(layer, torch.from_numpy(self._lists.bar).to(layer.values.device))
+        if not len(layer.values):
             return
-        found, strength, index = (tensor.cpu().numpy() for tensor in (features[entries], values[entries], entries))
-        position = batch.positions[np.searchsorted(offsets.cpu().numpy(), index, side="right") - 1]
-        order = np.lexsort((position, -strength, found))
-        found, first = np.unique(found[order], return_index=True)
-        winners = order[first]
-        value, place = np.zeros(len(self.value), np.float32), np.full(len(self.value), -1, np.int64)
-        value[found], place[found] = strength[winners], position[winners]
-        self._keep(torch.from_numpy(value), torch.from_numpy(place))
+        keys = np.array([document_key(piece.upload, piece.number) for piece in batch.documents], np.int64)
+        offsets, features, values = layer
+        positions = np.ascontiguousarray(batch.positions)
+        self._lists.offer(offsets.numpy(), features.numpy(), values.numpy(), positions, keys[batch.pieces])
 
     def merge(self, other: Self) -> None:
-        self._keep(other.value, other.position)
-
-    def _keep(self, value: Tensor, position: Tensor) -> None:
-        """Per feature the larger value and its position; of two equal ones the smaller position. Two zeros: both are at -1."""
-        value, position = value.to(self.value.device), position.to(self.value.device)
-        better = (value > self.value) | ((value == self.value) & (position < self.position))
-        self.value = torch.where(better, value, self.value)
-        self.position = torch.where(better, position, self.position)
+        self._lists.merge(other._lists)
 
     def arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return {}, {"value": self.value.cpu().numpy(), "position": self.position.cpu().numpy()}
+        return {}, {name: getattr(self, name).numpy() for name in ("value", "position", "document")}
 
     @classmethod
     def from_arrays(cls, shape: RunShape, place: Place, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
-        part = cls.zero(shape, place)
-        part.value.copy_(torch.from_numpy(np.array(arrays["value"])))
-        part.position.copy_(torch.from_numpy(np.array(arrays["position"])))
-        return part
+        return cls(shape, place, StrongestLists(*(np.array(arrays[name]) for name in ("value", "position", "document"))))
 
 
-def _where(mask: Tensor) -> Tensor:
-    """Indices of the true entries, int64. On the CPU by numpy: torch shares this out over its threads (as it does indexing by a
-    tensor, unlike `index_select`), and waited 8–10 ms for a core that another process held, where one thread needs 0.02 ms for
-    32,000 entries."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.nonzero().squeeze(1)
+@lru_cache(maxsize=1 << 14)  # each layer asks for the documents of a batch
+def document_key(upload: str, number: int) -> int:
+    """The document `number` of an upload as one int64, the same in every process: 64 bits of BLAKE2b. Of a million documents two
+    share a key once in 37 million runs; then a list may show one of them only."""
+    return int.from_bytes(hashlib.blake2b(f"{upload}/{number}".encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def entries_above(layer: Csr, bar: Tensor) -> Csr:
+    """The entries of a layer that reach `bar` (float32 `[D]`, on its device) of their feature, as a `Csr` of the same tokens on the
+    host. The compare is made on the device: after a few batches this is a handful."""
+    index = (layer.values >= bar.index_select(0, layer.features)).nonzero().squeeze(1)
+    features, values = layer.features[index].cpu(), layer.values[index].cpu()
+    offsets = np.searchsorted(index.cpu().numpy(), layer.offsets.cpu().numpy()).astype(np.int32)
+    return Csr(torch.from_numpy(offsets), features, values)

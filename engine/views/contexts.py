@@ -1,83 +1,182 @@
-"""Contexts: the window around a feature's strongest activation, encoded again, with the activations of other features beside it."""
+"""Contexts: windows around features' strongest activations, encoded again, with the activations of other features beside them.
+
+1. `encode_windows` finds the units of the log that hold some positions, and encodes those of one segment together, as many at a
+   time as a micro-batch takes.
+2. `context_steps` cuts the contexts out of what comes, one call of the encoder per step: between two steps its caller may count.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from engine.views.answers import name
-from engine.views.requests import ContextAnswer, DocumentAnswer
+from engine.corpus.segment import TokenSegment
+from engine.errors import DamagedFile
+from engine.views.answers import Feature, live_snapshot, name
+from engine.views.requests import ContextAnswer, ContextsAnswer, DocumentAnswer, MissingAnswer
 
 if TYPE_CHECKING:
+    from engine.corpus.log import CorpusLog
+    from engine.corpus.segment import Segment
     from engine.encoder.batch import SparseBatch
+    from engine.encoder.encoded import Encoded
+
+log = logging.getLogger(__name__)
 
 SIDE_TOKENS = 64
 """Tokens shown to each side of the strongest one: a window of 128 is shown whole, a pushed frame of 4,096 is not."""
 
 
 class Window(NamedTuple):
-    """One unit of the log, encoded: its batch, and the token id of each of the batch's tokens (None in a run without a model)."""
+    """One unit of the log, encoded: the rows that it has in a batch, and the token id of each row of the batch (None in a run
+    without a model)."""
 
     batch: SparseBatch
+    rows: slice
     tokens: np.ndarray | None
 
 
-EncodeWindow = Callable[[int], Window | None]
-"""Position in the log → the unit that holds it; None when its text is not kept any more."""
+Found = Mapping[int, Window | str]
+"""Position in the log → the window that holds it, or the reason why there is none."""
+
+EncodeWindows = Callable[[Sequence[int]], Iterator[Found]]
+"""Positions in the log → their windows, some with each call of the encoder; every position comes exactly once."""
 
 
-def context_of(
-    feature: tuple[int, int],
-    position: int,
-    others: Sequence[tuple[int, int]],
-    encode_window: EncodeWindow,
-    decode: Callable[[int], str] | None,
-) -> ContextAnswer | None:
-    """The context of one feature.
+class Chosen(NamedTuple):
+    """One of a feature's strongest activations: its value, and where its token is in the log."""
+
+    feature: Feature
+    value: float
+    position: int
+
+
+class Encoder(Protocol):
+    """The part of an encoder that is needed here."""
+
+    def encode(self, segment: Segment, units: np.ndarray) -> Encoded: ...
+
+
+def encode_windows(
+    corpus: CorpusLog, encoder: Encoder, fit: Callable[[np.ndarray], int], positions: Sequence[int]
+) -> Iterator[Found]:
+    """The units that hold these positions, encoded again.
 
     Args:
-        feature: (layer, index).
-        position: of its strongest activation in the log.
-        others: features whose activations are given too.
-        encode_window: see there.
-        decode: token id → text.
+        corpus, encoder: of the run.
+        fit: int `[U]`, tokens of each unit → how many of the first ones go through the encoder at once.
+        positions: in the log.
 
-    Returns:
-        None when the log does not hold the position any more.
+    Raises:
+        Unknown: a position that the log never held.
     """
-    window = encode_window(position)
-    if window is None:
-        return None
-    batch = window.batch
-    (found,) = np.nonzero(batch.positions == position)
-    if not len(found):
-        return None
-    at = int(found[0])
-    shown = slice(max(0, at - SIDE_TOKENS), at + SIDE_TOKENS + 1)
-    values = {name(other): _activations(batch, *other) for other in dict.fromkeys([feature, *others])}
+    left = np.unique(np.asarray(positions, np.int64))
+    while len(left):
+        try:
+            segment = corpus.read(corpus.locate(int(left[0])).segment)
+        except (FileNotFoundError, DamagedFile) as error:
+            log.warning("no context at position %d: %s", left[0], error)
+            fate = "is damaged" if isinstance(error, DamagedFile) else "is gone"
+            yield {int(left[0]): f"the part of the corpus log that held this text {fate}"}
+            left = left[1:]
+            continue
+        end = segment.first_position + segment.token_count
+        here, left = left[left < end], left[left >= end]
+        bounds = segment.unit_bounds()
+        unit = np.searchsorted(bounds, here - segment.first_position, side="right") - 1
+        units = np.unique(unit)
+        while len(units):
+            taken, units = np.split(units, [fit(segment.unit_tokens(units))])
+            batch = encoder.encode(segment, taken).batch
+            index = batch.positions - segment.first_position
+            tokens = segment.tokens[index] if isinstance(segment, TokenSegment) else None
+            rows = {one: _run_of((bounds[one] <= index) & (index < bounds[one + 1])) for one in taken.tolist()}
+            yield {at: Window(batch, rows[of], tokens) for at, of in zip(here.tolist(), unit.tolist(), strict=True) if of in rows}
+
+
+def context_steps(
+    features: Sequence[Feature],
+    chosen: Sequence[Chosen],
+    tokens: int,
+    windows: EncodeWindows,
+    decode: Callable[[int], str] | None,
+) -> Iterator[ContextsAnswer | None]:
+    """None after each call of the encoder while there is more to encode, and the answer at last.
+
+    Args:
+        features: whose activations every context gives.
+        chosen: what contexts are wanted of, in the order of the answer.
+        tokens: N of the state that they were chosen from.
+        windows: encodes them.
+        decode: token id → text; None in a run without a model.
+    """
+    found: dict[Chosen, ContextAnswer | MissingAnswer] = {}
+    waiting = {one.position for one in chosen}
+    if waiting:
+        for some in windows(sorted(waiting)):
+            for one in chosen:
+                if one.position in some:
+                    found[one] = _context(one, some[one.position], features, decode)
+            waiting -= some.keys()
+            if waiting:
+                yield None
+    answers = [found[one] for one in chosen]
+    yield ContextsAnswer(
+        contexts=[one for one in answers if isinstance(one, ContextAnswer)],
+        missing=[one for one in answers if isinstance(one, MissingAnswer)],
+        snapshot=live_snapshot(tokens),
+    )
+
+
+def _context(
+    chosen: Chosen, window: Window | str, features: Sequence[Feature], decode: Callable[[int], str] | None
+) -> ContextAnswer | MissingAnswer:
+    if isinstance(window, str):
+        return _missing(chosen, window)
+    batch, rows = window.batch, window.rows
+    (at,) = np.nonzero(batch.positions[rows] == chosen.position)
+    if not len(at):
+        return _missing(chosen, "encoded again, its window has no such token: an activation in it is not finite")
+    at = rows.start + int(at[0])
+    shown = slice(max(rows.start, at - SIDE_TOKENS), min(rows.stop, at + SIDE_TOKENS + 1))
+    values = {name(feature): _activations(batch, feature, shown) for feature in dict.fromkeys([chosen.feature, *features])}
     piece = batch.documents[int(batch.pieces[at])]
     texts = None
     if window.tokens is not None and decode is not None:
         texts = [decode(int(token)) for token in window.tokens[shown]]
     return ContextAnswer(
-        feature=name(feature),
-        activation=float(values[name(feature)][at]),
+        feature=name(chosen.feature),
+        activation=float(values[name(chosen.feature)][at - shown.start]),
         position=at - shown.start,
-        log_position=position,
+        log_position=chosen.position,
         upload=piece.upload,
         corpus=piece.corpus,
         document=DocumentAnswer(number=piece.number, name=piece.name),
         tokens=texts,
-        values={key: column[shown].tolist() for key, column in values.items()},
+        values={key: column.tolist() for key, column in values.items()},
     )
 
 
-def _activations(batch: SparseBatch, layer: int, index: int) -> np.ndarray:
-    """float32 `[T]`: one feature's activation at each token."""
-    offsets, features, values = (column.cpu().numpy() for column in batch.layers[layer])
-    entries = np.flatnonzero(features == index)
-    activations = np.zeros(batch.tokens, np.float32)
-    activations[np.searchsorted(offsets, entries, side="right") - 1] = values[entries]
+def _missing(chosen: Chosen, reason: str) -> MissingAnswer:
+    return MissingAnswer(feature=name(chosen.feature), activation=chosen.value, log_position=chosen.position, reason=reason)
+
+
+def _run_of(mask: np.ndarray) -> slice:
+    """The run of true entries as a slice; an empty one where there is none."""
+    (inside,) = np.nonzero(mask)
+    return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+def _activations(batch: SparseBatch, feature: Feature, rows: slice) -> np.ndarray:
+    """float32: one feature's activation at each of these rows."""
+    layer, index = feature
+    offsets, features, values = batch.layers[layer]
+    bounds = offsets[rows.start : rows.stop + 1].cpu().numpy()
+    inside = slice(int(bounds[0]), int(bounds[-1]))
+    entries = np.flatnonzero(features[inside].cpu().numpy() == index)
+    activations = np.zeros(rows.stop - rows.start, np.float32)
+    activations[np.searchsorted(bounds - bounds[0], entries, side="right") - 1] = values[inside].cpu().numpy()[entries]
     return activations

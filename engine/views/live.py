@@ -3,7 +3,8 @@
 1. The thread pops requests. Similarity and neighbours take the lock that counting holds, copy the cells that they need (0.1–6 ms),
    and are computed and answered outside of it.
 2. Contexts need the encoder, which belongs to the main loop: they go onto a queue, and the loop answers them between micro-batches
-   (`answer_pending`). An idle loop sleeps in `wait`, which a context request ends.
+   (`answer_pending`), in steps of one call of the encoder and in turn, so that one request for many windows holds up neither the
+   counting nor the other requests. An idle loop sleeps in `wait`, which a context request ends.
 
 A request that fails says so to the one who asked; a defect of ours is logged whole and answered without detail. Redis being away
 ends nothing: the thread tries again until it is stopped.
@@ -15,7 +16,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
@@ -28,10 +30,10 @@ from engine.measures import PairCounts
 from engine.views import answers
 from engine.views.answers import NeighborsAnswer, OneSide, SimilarityAnswer, live_snapshot, name, no_table, pair_names
 from engine.views.connection import connect
-from engine.views.contexts import EncodeWindow, context_of
+from engine.views.contexts import Chosen, EncodeWindows, context_steps
 from engine.views.decoder import DecoderCosines
 from engine.views.keys import Keys
-from engine.views.records import NEIGHBOR
+from engine.views.records import CONTEXTS, NEIGHBOR
 from engine.views.requests import (
     REPLY_SECONDS,
     ContextsAnswer,
@@ -51,7 +53,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_CONTEXTS = 16
-"""Features of one contexts request: each may need a forward pass of its own, some 20 ms, in which nothing is counted."""
+"""Features of one contexts request: each of their windows may need a forward pass of its own, some 20 ms, in which nothing is
+counted."""
 
 _POLL_SECONDS = 0.25  # how long a pop waits, and with it how long `stop` may take
 _AWAY_SECONDS = 0.2  # between attempts while Redis is away
@@ -101,6 +104,7 @@ class LiveQueries(threading.Thread):
         self._lock = lock
         self._cosines = cosines or DecoderCosines(None, ())
         self._decode = decode
+        self._open: deque[tuple[Envelope, Iterator[ContextsAnswer | None]]] = deque()  # begun by the main loop
         self._ending = threading.Event()
         self._woken = threading.Event()
 
@@ -133,27 +137,34 @@ class LiveQueries(threading.Thread):
         """Sleep for so long, or until a request needs the main loop."""
         self._woken.wait(seconds)
 
-    def answer_pending(self, encode_window: EncodeWindow) -> int:
-        """Answer context requests, for at most about 0.25 s and at least one if there is any. Call it from the main loop.
+    def answer_pending(self, windows: EncodeWindows) -> int:
+        """Answer context requests, for at most about 0.25 s and at least a step if there is any. Call it from the main loop.
 
         Args:
-            encode_window: position in the log → the window that holds it, encoded.
+            windows: positions in the log → the windows that hold them, encoded.
 
         Returns:
-            How many were answered.
+            How many were answered; what is left goes on at the next call.
         """
-        began, answered = time.monotonic(), 0
-        while time.monotonic() - began < _PENDING_SECONDS:
-            try:
+        until, answered = time.monotonic() + _PENDING_SECONDS, 0
+        while True:
+            self._woken.clear()
+            while not self.pending.empty():
                 envelope, request = self.pending.get_nowait()
-            except queue.Empty:
-                self._woken.clear()
-                if self.pending.empty():  # else one came between the two
-                    break
+                self._open.append((envelope, self._contexts(request, windows)))
+            if not self._open:
+                break
+            envelope, steps = self._open.popleft()
+            if envelope.deadline <= time.time():
                 continue
-            if envelope.deadline > time.time():
-                self._answer(envelope, lambda request=request: self._contexts(request, encode_window))
+            if self._answer(envelope, lambda steps=steps: next(steps)):
                 answered += 1
+            else:
+                self._open.append((envelope, steps))
+            if time.monotonic() >= until:
+                break
+        if self._open:
+            self._woken.set()
         return answered
 
     def _take(self, packed: bytes) -> None:
@@ -173,9 +184,13 @@ class LiveQueries(threading.Thread):
         else:
             self._answer(envelope, lambda: self.neighbors(request))
 
-    def _answer(self, envelope: Envelope, make: Callable[[], SimilarityAnswer | NeighborsAnswer | ContextsAnswer]) -> None:
+    def _answer(self, envelope: Envelope, make: Callable[[], SimilarityAnswer | NeighborsAnswer | ContextsAnswer | None]) -> bool:
+        """Answer with what `make` returns or raises; False when that is None, which is no answer yet."""
         try:
-            packed = pack_answer(make())
+            made = make()
+            if made is None:
+                return False
+            packed = pack_answer(made)
         except SaestreamError as error:
             packed = pack_error(error)
         except Exception:  # one bad request must not end the thread that serves all others, nor the engine
@@ -188,6 +203,7 @@ class LiveQueries(threading.Thread):
                 pipe.execute()
         except (redis.RedisError, OSError) as error:
             log.warning("a live answer was lost, Redis fails: %s", error)
+        return True
 
     def similarity(self, request: SimilarityRequest) -> SimilarityAnswer:
         """Every measure of one pair from the running counts.
@@ -269,20 +285,22 @@ class LiveQueries(threading.Thread):
             rows[column] = getattr(marginals, column).cpu().numpy()[chosen]
         return layer, rows
 
-    def _contexts(self, request: ContextsRequest, encode_window: EncodeWindow) -> ContextsAnswer:
+    def _contexts(self, request: ContextsRequest, windows: EncodeWindows) -> Iterator[ContextsAnswer | None]:
+        """See `context_steps`; what is wrong with the request is raised by the first step."""
         if not 1 <= len(request.features) <= MOST_CONTEXTS:
             raise BadValue(f"{len(request.features)} features: contexts are given for 1 to {MOST_CONTEXTS} at a time")
+        if not 1 <= request.k <= CONTEXTS:
+            raise BadValue(f"k = {request.k}: of each feature the 1 to {CONTEXTS} strongest contexts are given")
         for feature in request.features:
             self._check(feature)
+        chosen: list[Chosen] = []
         with self._lock:
             tokens = self._state.tokens
-            positions = [int(self._state.strongest[layer].position[index]) for layer, index in request.features]
-        contexts = [
-            context_of(feature, position, request.features, encode_window, self._decode)
-            for feature, position in zip(request.features, positions, strict=True)
-            if position >= 0
-        ]
-        return ContextsAnswer(contexts=[one for one in contexts if one is not None], snapshot=live_snapshot(tokens))
+            for layer, index in request.features:
+                part = self._state.strongest[layer]
+                best = zip(part.value[index, : request.k].tolist(), part.position[index, : request.k].tolist(), strict=True)
+                chosen += [Chosen((layer, index), value, position) for value, position in best if position >= 0]
+        yield from context_steps(request.features, chosen, tokens, windows, self._decode)
 
     def _marginal(self, feature: tuple[int, int]) -> _Marginal:
         part, index = self._state.marginals[feature[0]], feature[1]

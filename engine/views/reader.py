@@ -129,13 +129,14 @@ class Views:
         """
         return await ask(self.client, self.keys, SimilarityRequest(up, down), timeout)
 
-    async def contexts(self, features: Sequence[Feature], timeout: float = 30.0) -> ContextsAnswer:
-        """Text around the strongest activation of each feature, live from the engine, which encodes those windows again.
+    async def contexts(self, features: Sequence[Feature], k: int = 1, timeout: float = 30.0) -> ContextsAnswer:
+        """Text around the k strongest activations of each feature, live from the engine, which encodes those windows again.
 
         Raises:
-            BadValue: too many features. Unknown: one that the run does not have. NotReady: the engine does not answer.
+            BadValue: too many features, or a k that is not in 1 … 8. Unknown: a feature that the run does not have. NotReady: the
+                engine does not answer.
         """
-        return await ask(self.client, self.keys, ContextsRequest(list(features)), timeout)
+        return await ask(self.client, self.keys, ContextsRequest(list(features), k), timeout)
 
     async def run(self) -> RunDescription:
         """What is measured.

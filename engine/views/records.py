@@ -25,6 +25,12 @@ NEIGHBOR = np.dtype(
 """One row of a neighbour table (48 bytes): index, active count and sums of the neighbour, joint count and Σab with the feature that
 the table belongs to, and the cosine of their decoder directions (NaN in a run without a model)."""
 
+CONTEXT = np.dtype([("position", "<i8"), ("value", "<f4")])
+"""One of a feature's strongest activations (12 bytes): the position of its token in the log, and its value."""
+
+CONTEXTS = 8
+"""Contexts of a feature, at most: as many activations as the engine keeps of each, one per document (`engine.counts.strongest`)."""
+
 Direction = Literal["downstream", "upstream"]
 DIRECTIONS: tuple[Direction, ...] = ("downstream", "upstream")
 
@@ -115,6 +121,7 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
         count: tokens at which it was active; sum, sum_of_squares: over all its activations.
         max, max_position: its strongest activation and the position of that token in the log; 0.0 and -1 when it never fired.
         tables: one per layer pair that its layer is part of, empty ones included.
+        packed_contexts: rows of `CONTEXT`: its strongest activations, strongest first, at most one per document and 8 in all.
     """
 
     layer: int
@@ -126,6 +133,11 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
     max: float
     max_position: int
     tables: list[NeighborTable]
+    packed_contexts: memoryview = memoryview(b"")
+
+    def contexts(self) -> np.ndarray:
+        """The strongest activations, `CONTEXT [n]`, without a copy."""
+        return np.frombuffer(self.packed_contexts, dtype=CONTEXT)
 
 
 class SetAsideRecord(msgspec.Struct, frozen=True, kw_only=True):

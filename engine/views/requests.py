@@ -47,9 +47,10 @@ class NeighborsRequest(msgspec.Struct, frozen=True, tag="neighbors"):
 
 
 class ContextsRequest(msgspec.Struct, frozen=True, tag="contexts"):
-    """The text around the strongest activation of each feature."""
+    """The text around the k strongest activations of each feature."""
 
     features: list[tuple[int, int]]
+    k: int = 1
 
 
 LiveRequest = SimilarityRequest | NeighborsRequest | ContextsRequest
@@ -63,7 +64,7 @@ class DocumentAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContextAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The window around the strongest activation of `feature`.
+    """The window around one of the strongest activations of `feature`.
 
     Attributes:
         feature: whose.
@@ -85,10 +86,21 @@ class ContextAnswer(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, list[float]]
 
 
+class MissingAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the strongest activations of `feature` whose text can't be shown, and why."""
+
+    feature: str
+    activation: float
+    log_position: int
+    reason: str
+
+
 class ContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Contexts in the order of the request's features; those that never fired are left out."""
+    """Contexts in the order of the request's features, of each the strongest first, each from another document. A feature that
+    fired in fewer than k documents has as many as those. `missing`: activations whose text can't be shown."""
 
     contexts: list[ContextAnswer]
+    missing: list[MissingAnswer]
     snapshot: SnapshotAnswer
 
 

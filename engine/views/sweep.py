@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from engine.views.ranking import Lists, Ranking, Side, rank_pair
-from engine.views.records import NEIGHBOR, Direction, FeatureRecord, NeighborTable
+from engine.views.records import CONTEXT, NEIGHBOR, Direction, FeatureRecord, NeighborTable
 
 if TYPE_CHECKING:
     from engine.counts.state import State
@@ -28,10 +28,24 @@ _THREADS = 2  # numpy and numba let go of the interpreter's lock; more threads w
 
 
 class Strongest(NamedTuple):
-    """The strongest activation of each feature: value float32 `[D]`, position int64 `[D]`."""
+    """The strongest activations of each feature: value float32 `[D, 8]`, position int64 `[D, 8]`."""
 
     value: np.ndarray
     position: np.ndarray
+
+    def moved(self, since: Strongest) -> np.ndarray:
+        """bool `[D]`: features whose list is not what it was."""
+        return ((self.value != since.value) | (self.position != since.position)).any(axis=1)
+
+    def packed(self, chosen: np.ndarray) -> tuple[memoryview, list[int]]:
+        """The `CONTEXT` rows of some features' lists as bytes, and where each list begins in them."""
+        value, position = self.value[chosen], self.position[chosen]
+        filled = position >= 0
+        rows = np.empty(np.count_nonzero(filled), CONTEXT)
+        rows["position"], rows["value"] = position[filled], value[filled]
+        ends = np.zeros(len(chosen) + 1, np.int64)
+        np.cumsum(filled.sum(axis=1) * CONTEXT.itemsize, out=ends[1:])
+        return rows.view(np.uint8).data, ends.tolist()
 
 
 class Table(NamedTuple):
@@ -113,7 +127,7 @@ class Sweep:
         if since is None:
             return tuple(np.ones(len(side.count), bool) for side in self.sides)
         moved = [
-            np.logical_or.reduce([now != then for now, then in zip((*side, *top), (*old_side, *old_top), strict=True)])
+            np.logical_or.reduce([*(now != then for now, then in zip(side, old_side, strict=True)), top.moved(old_top)])
             for side, top, old_side, old_top in zip(self.sides, self.strongest, since.sides, since.strongest, strict=True)
         ]
         dirty = []
@@ -128,11 +142,14 @@ class Sweep:
         """(index, packed `FeatureRecord`) of each dirty feature of a layer, in order."""
         chosen = np.flatnonzero(dirty)
         tables = [(table, *self._rows(table, dirty)) for table in self.tables[layer]]
-        columns = [column[chosen].tolist() for column in (*self.sides[layer], *self.strongest[layer])]
+        strongest = self.strongest[layer]
+        contexts, begins = strongest.packed(chosen)
+        columns = [column[chosen].tolist() for column in (*self.sides[layer], strongest.value[:, 0], strongest.position[:, 0])]
         encode = msgspec.msgpack.Encoder().encode
         for at, (index, count, total, squares, value, position) in enumerate(zip(chosen.tolist(), *columns, strict=True)):
             packed = [NeighborTable(table.layer, table.direction, rows[ends[at] : ends[at + 1]]) for table, rows, ends in tables]
-            yield index, encode(FeatureRecord(layer, index, self.tokens, count, total, squares, value, position, packed))
+            own = contexts[begins[at] : begins[at + 1]]
+            yield index, encode(FeatureRecord(layer, index, self.tokens, count, total, squares, value, position, packed, own))
 
     def _rows(self, table: Table, dirty: np.ndarray) -> tuple[memoryview, list[int]]:
         """The `NEIGHBOR` rows of the dirty features' lists as bytes, and where each list begins in them."""
