@@ -40,7 +40,6 @@ async def feature(
     request: Request[Any, Any, Any],
     views: Views,
     run: Run,
-    settings: Settings,
     layer: Annotated[int, LAYER],
     index: Annotated[int, INDEX],
     max_staleness_ms: MaxStaleness = None,
@@ -51,7 +50,7 @@ async def feature(
     await refuse_stale(views, snapshot, max_staleness_ms)
     strongest, reason, lasting = await _strongest(views, record)
     pairs = [(min(layer, table.layer), max(layer, table.layer)) for table in record.tables]
-    body = feature_answer(described, record, snapshot, settings.threshold, pairs, strongest, reason)
+    body = feature_answer(described, record, snapshot, pairs, strongest, reason)
     return answer(request, body, version=snapshot.version if lasting else None)
 
 
@@ -128,7 +127,6 @@ def feature_answer(
     layer: LayerDescription,
     record: FeatureRecord,
     snapshot: Snapshot,
-    threshold: float,
     pairs: list[tuple[int, int]],
     strongest: ContextAnswer | None,
     reason: str | None,
@@ -142,11 +140,12 @@ def feature_answer(
         hook=layer.hook,
         neuronpedia=f"{NEURONPEDIA}/{layer.neuronpedia}/{record.index}" if layer.neuronpedia else None,
         tokens=record.tokens,
+        threshold=record.threshold,
         count=record.count,
         density=record.count / record.tokens if record.tokens else None,
         max=record.max if fired else None,
         mean=record.sum / record.tokens if record.tokens else None,
-        mean_active=record.sum / record.count if record.count and threshold == 0 else None,
+        mean_active=record.sum / record.count if record.count and record.threshold == 0 else None,
         pairs=pairs,
         strongest=strongest,
         strongest_reason=reason,

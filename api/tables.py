@@ -37,12 +37,26 @@ def status(answer: Any, corpora: Any) -> RenderableType:
             f" counted, {answer['tokens_per_second']:,.0f} tokens/s, {answer['state']}",
         )
     ]
+    if calibration := answer.get("calibration"):
+        lines.append(_calibration(calibration, answer["threshold"]["value"]))
     if answer.get("problem"):
         lines.append(Text(f"problem: {answer['problem']}", style="red"))
     if checkpoint := answer.get("checkpoint"):
         age = time.time() - checkpoint["saved_at"]
         lines.append(Text(f"last checkpoint {age:,.0f} s ago, at {number(checkpoint['tokens'])} tokens", style="dim"))
     return Group(*lines, layers, *([texts] if texts.row_count else []))
+
+
+def _calibration(answer: Any, ratio: float) -> Text:
+    """One line about relative thresholds: how far they are, or what they are."""
+    what = f"thresholds at {ratio:g} of each feature's maximum over"
+    never_fired = sum(answer["never_fired"])
+    if not answer["done"]:
+        wanted = answer["calibration_tokens"]
+        share = min(1.0, answer["tokens"] / wanted)
+        return Text(f"calibrating {what} {number(wanted)} tokens: {number(answer['tokens'])} seen ({share:.0%})", style="yellow")
+    unseen = f"; {number(never_fired)} features had not fired there, their threshold is 0" if never_fired else ""
+    return Text(f"{what} the first {number(answer['tokens'])} tokens{unseen}", style="dim")
 
 
 def feature_line(answer: Any) -> Text:

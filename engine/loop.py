@@ -35,7 +35,7 @@ from engine.views.contexts import Window
 from engine.views.convergence import Convergence
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
-from engine.views.records import CheckpointStatus, EngineState, LayerStatus, StatusRecord
+from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class Loop:
     lock: threading.Lock
     micro_batch: MicroBatchSize
     stop: threading.Event
+    calibration: CalibrationStatus | None = None
     rate: Rate = field(default_factory=Rate)
     storage_problem: str | None = None
     _beat_at: float = 0.0
@@ -111,15 +112,7 @@ class Loop:
 
     def micro_batches(self, segment: Segment) -> Iterator[np.ndarray]:
         """The segment's units that are not counted yet, in their fixed order, as many at a time as half a second allows."""
-        left = segment.unit_order[self.cursor.units :]
-        lengths = segment.unit_tokens(left)
-        first = 0
-        while first < len(left):
-            taken = self.micro_batch.fit(lengths[first:])
-            began = time.monotonic()
-            yield left[first : first + taken]
-            self.micro_batch.took(int(lengths[first : first + taken].sum()), time.monotonic() - began)
-            first += taken
+        return self.micro_batch.batches(segment, done=self.cursor.units)
 
     def finish(self, segment: Segment) -> None:
         """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""
@@ -198,4 +191,5 @@ class Loop:
             memory_bytes=psutil.Process().memory_info().rss,
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
             updated_at=time.time(),
+            calibration=self.calibration,
         )

@@ -66,6 +66,7 @@ class Sweep:
     Attributes:
         tokens: N.
         sides, strongest: per layer.
+        thresholds: per layer float32 `[D]`; the same for the life of a run.
         tables: per layer, in the order of the layer pairs.
         signatures: per layer uint64 `[tables, D]`.
     """
@@ -73,6 +74,7 @@ class Sweep:
     tokens: int
     sides: tuple[Side, ...]
     strongest: tuple[Strongest, ...]
+    thresholds: tuple[np.ndarray, ...]
     tables: tuple[tuple[Table, ...], ...]
     signatures: tuple[np.ndarray, ...]
 
@@ -106,7 +108,11 @@ class Sweep:
             np.stack([table.signatures() for table in of_layer] or [np.zeros(len(side.count), np.uint64)])
             for of_layer, side in zip(tables, sides, strict=True)
         )
-        return cls(tokens, sides, strongest, tuple(map(tuple, tables)), signatures)
+        thresholds = tuple(
+            np.zeros(size, np.float32) if limit is None else limit.cpu().numpy()
+            for size, limit in zip(state.shape.dictionaries, state.shape.thresholds, strict=True)
+        )
+        return cls(tokens, sides, strongest, thresholds, tuple(map(tuple, tables)), signatures)
 
     def dirty(self, since: Sweep | None) -> tuple[np.ndarray, ...]:
         """Per layer bool `[D]`: features whose record is not what it was in an earlier sweep; all of them without one."""
@@ -128,11 +134,14 @@ class Sweep:
         """(index, packed `FeatureRecord`) of each dirty feature of a layer, in order."""
         chosen = np.flatnonzero(dirty)
         tables = [(table, *self._rows(table, dirty)) for table in self.tables[layer]]
-        columns = [column[chosen].tolist() for column in (*self.sides[layer], *self.strongest[layer])]
+        columns = [column[chosen].tolist() for column in (*self.sides[layer], *self.strongest[layer], self.thresholds[layer])]
         encode = msgspec.msgpack.Encoder().encode
-        for at, (index, count, total, squares, value, position) in enumerate(zip(chosen.tolist(), *columns, strict=True)):
+        for at, (index, count, total, squares, value, position, threshold) in enumerate(
+            zip(chosen.tolist(), *columns, strict=True)
+        ):
             packed = [NeighborTable(table.layer, table.direction, rows[ends[at] : ends[at + 1]]) for table, rows, ends in tables]
-            yield index, encode(FeatureRecord(layer, index, self.tokens, count, total, squares, value, position, packed))
+            record = FeatureRecord(layer, index, self.tokens, count, total, squares, value, position, packed, threshold)
+            yield index, encode(record)
 
     def _rows(self, table: Table, dirty: np.ndarray) -> tuple[memoryview, list[int]]:
         """The `NEIGHBOR` rows of the dirty features' lists as bytes, and where each list begins in them."""
