@@ -49,14 +49,13 @@ def status(answer: Any, corpora: Any) -> RenderableType:
 
 def _calibration(answer: Any, ratio: float) -> Text:
     """One line about relative thresholds: how far they are, or what they are."""
-    what = f"thresholds at {ratio:g} of each feature's maximum over"
-    never_fired = sum(answer["never_fired"])
+    seen, wanted, never_fired = answer["tokens"], answer["calibration_tokens"], sum(answer["never_fired"])
+    what = f"{ratio:g} of each feature's maximum"
     if not answer["done"]:
-        wanted = answer["calibration_tokens"]
-        share = min(1.0, answer["tokens"] / wanted)
-        return Text(f"calibrating {what} {number(wanted)} tokens: {number(answer['tokens'])} seen ({share:.0%})", style="yellow")
+        done = f"{number(seen)} of {number(wanted)} tokens seen ({min(1.0, seen / wanted):.0%})"
+        return Text(f"{done}, fewer if the first upload ends there; thresholds will be {what} in them", style="yellow")
     unseen = f"; {number(never_fired)} features had not fired there, their threshold is 0" if never_fired else ""
-    return Text(f"{what} the first {number(answer['tokens'])} tokens{unseen}", style="dim")
+    return Text(f"thresholds: {what} in the first {number(seen)} tokens{unseen}", style="dim")
 
 
 def feature_line(answer: Any) -> Text:
