@@ -145,6 +145,15 @@ def test_what_is_set_aside_and_an_upload_without_a_token_calibrate_nothing(servi
     assert "0 were seen" in refusals(service)["/v1/convergence"]
 
 
+def test_a_run_that_is_stopped_while_it_calibrates_ends_in_order_and_goes_on_calibrating(service: Service) -> None:
+    assert service.stop() == 0
+    assert "Traceback" not in service.log() and not (service.data_dir / "thresholds").exists()
+    service.start()
+    status = service.get("/v1/status")
+    assert (status["state"], status["tokens"], status["queue_tokens"]) == ("calibrating", 0, 30)
+    refusals(service)
+
+
 def test_a_small_first_upload_calibrates_the_run_and_everything_is_counted_with_its_thresholds(service: Service) -> None:
     first = service.push(frames([*FIRST[:3], with_nan(901, 5), *FIRST[3:]]), corpus="first", wait="visible")
     assert first["state"] == "counted" and first["set_aside"]["tokens"] == 5
