@@ -46,15 +46,24 @@ def check_csr(name: str, sparse: Csr, device: torch.device, tokens: int | None =
 
 
 def check_tables(
-    up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
+    up: Csr,
+    down: Csr,
+    halves: Tensor,
+    up_thresholds: Tensor | None,
+    down_thresholds: Tensor | None,
+    counts: Tensor,
+    products: Tensor,
 ) -> None:
     """All arguments of `accumulate`."""
     device = counts.device
-    check_tensor("counts", counts, (torch.int32, torch.int64), (None, None), device)
-    features_up, features_down = counts.shape
+    check_tensor("counts", counts, (torch.int32, torch.int64), (None, None, 2), device)
+    features_up, features_down, _ = counts.shape
     check_tensor("products", products, (torch.float64,), (features_up, features_down), device)
     check_csr("up", up, device)
     check_csr("down", down, device, tokens=up.tokens)
+    check_tensor("halves", halves, (torch.uint8,), (up.tokens,), device)
+    if device.type == "cpu" and up.tokens and int(halves.max()) > 1:
+        raise ValueError(f"halves holds {int(halves.max())}, every one must be 0 or 1")
     if up_thresholds is not None:
         check_tensor("up_thresholds", up_thresholds, (torch.float32, torch.float64), (features_up,), device)
     if down_thresholds is not None:

@@ -24,19 +24,25 @@ def compact(dense: Tensor) -> Csr:
 
 
 def accumulate(
-    up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
+    up: Csr,
+    down: Csr,
+    halves: Tensor,
+    up_thresholds: Tensor | None,
+    down_thresholds: Tensor | None,
+    counts: Tensor,
+    products: Tensor,
 ) -> None:
     """Adds a batch of T tokens to the tables of one layer pair, in place.
 
-    counts[i, j] (int32 or int64 [Du, Dd]) grows by the number of tokens with a > up_thresholds[i] and b > down_thresholds[j];
-    products[i, j] (float64 [Du, Dd]) by the sum of a·b over all tokens. Thresholds are float [Du] and [Dd]; None means all zero and
-    is the fast path, because every value of a Csr is > 0. Values must be finite. Counts are exact in any order of batches, products
-    within 1e-6 of float64; on the CPU the same batch gives the same bits. The caller promotes int32 tables before 2^31 - 1.
-    ValueError names what does not fit.
+    counts[i, j, h] (int32 or int64 [Du, Dd, 2]) grows by the number of tokens of half h (`halves` uint8 [T], each 0 or 1) with
+    a > up_thresholds[i] and b > down_thresholds[j]; products[i, j] (float64 [Du, Dd]) by the sum of a·b over all tokens. Thresholds
+    are float [Du] and [Dd]; None means all zero and is the fast path, because every value of a Csr is > 0. Values must be finite.
+    Counts are exact in any order of batches, products within 1e-6 of float64; on the CPU the same batch gives the same bits. The
+    caller promotes int32 tables before 2^31 - 1. ValueError names what does not fit.
     """
-    check_tables(up, down, up_thresholds, down_thresholds, counts, products)
+    check_tables(up, down, halves, up_thresholds, down_thresholds, counts, products)
     if counts.device.type == "cuda":
         from kernels.gpu.accumulate import accumulate as implementation
     else:
         from kernels.cpu.accumulate import accumulate as implementation
-    implementation(up, down, up_thresholds, down_thresholds, counts, products)
+    implementation(up, down, halves, up_thresholds, down_thresholds, counts, products)

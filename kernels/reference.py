@@ -29,15 +29,23 @@ def densify(sparse: Csr, features: int) -> Tensor:
 
 
 def accumulate(
-    up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
+    up: Csr,
+    down: Csr,
+    halves: Tensor,
+    up_thresholds: Tensor | None,
+    down_thresholds: Tensor | None,
+    counts: Tensor,
+    products: Tensor,
 ) -> None:
-    """Adds the tokens on which both are above their thresholds to counts [Du, Dd], the sums of a·b to products [Du, Dd]."""
+    """Adds the tokens of half h on which both are above their thresholds to counts[:, :, h], the sums of a·b to products."""
     a = densify(up, counts.shape[0])
     b = densify(down, counts.shape[1])
     a_active = a > (0 if up_thresholds is None else up_thresholds.to(torch.float64))
     b_active = b > (0 if down_thresholds is None else down_thresholds.to(torch.float64))
     # Joint counts are below 2^53, so the float64 product is exact.
-    counts += (a_active.to(torch.float64).T @ b_active.to(torch.float64)).to(counts.dtype)
+    for half in (0, 1):
+        mine = (halves == half)[:, None]
+        counts[:, :, half] += ((a_active & mine).to(torch.float64).T @ b_active.to(torch.float64)).to(counts.dtype)
     products += a.T @ b
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 
 import numpy as np
 import torch
 
 from engine.corpus.segment import Piece
+from engine.counts.clusters import cluster_segment
 from engine.counts.part import StatePart
+from engine.counts.shape import RunShape
+from engine.counts.watched import Watched
 from engine.encoder.batch import SparseBatch
 from engine.encoder.encoded import SetAside
 from kernels import Csr
@@ -42,8 +45,8 @@ def documents(seed: int = 0, lengths: Sequence[int] = LENGTHS, dictionaries: Seq
             dense[:, 1] = np.maximum(dense[:, 1], 0.25)
             layers.append(dense)
         upload = "first" if number % 3 else "second"
-        piece = Piece(upload, "corpus", number // 3, None, number % 2, 0, length, True)
-        aside = (SetAside(upload, number, number // 3, f"NaN in document {number}"),) if number % 4 == 1 else ()
+        piece = Piece(upload, "corpus", number, None, number % 2, 0, length, True)
+        aside = (SetAside(upload, number, number, f"NaN in document {number}"),) if number % 4 == 1 else ()
         made.append(Document(piece, np.arange(position, position + length), tuple(layers), aside))
         position += length
     return made
@@ -87,15 +90,38 @@ def contents(part: StatePart) -> dict[str, object]:
 
 def assert_equal(part: StatePart, expected: StatePart) -> None:
     """float64 sums to a relative 1e-6, everything else bit for bit (counts may be wider integers)."""
-    found, wanted = contents(part), contents(expected)
-    assert found.keys() == wanted.keys()
-    for name, value in found.items():
-        other = wanted[name]
-        if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
-            assert value == other, f"{part.name}.{name}"
-        elif value.dtype == torch.float64:
-            torch.testing.assert_close(value, other, rtol=1e-6, atol=0, msg=f"{part.name}.{name}")
-        elif value.dtype.is_floating_point:
-            assert torch.equal(value, other), f"{part.name}.{name}"
-        else:
-            assert torch.equal(value.long(), other.long()), f"{part.name}.{name}"
+    _assert_equal(contents(part), contents(expected), part.name)
+
+
+def _assert_equal(value: object, other: object, name: str) -> None:
+    value, other = (vars(item) if is_dataclass(item) else item for item in (value, other))
+    value, other = (torch.from_numpy(item) if isinstance(item, np.ndarray) else item for item in (value, other))
+    if isinstance(value, dict):
+        assert isinstance(other, dict) and value.keys() == other.keys(), name
+        for key, item in value.items():
+            _assert_equal(item, other[key], f"{name}.{key}")
+    elif not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
+        assert value == other, name
+    elif value.dtype == torch.float64:
+        torch.testing.assert_close(value, other, rtol=1e-6, atol=0, msg=name)
+    elif value.dtype.is_floating_point:
+        assert torch.equal(value, other), name
+    else:
+        assert torch.equal(value.long(), other.long()), name
+
+
+def zero(kind: type[StatePart], shape: RunShape, place: tuple[int, ...]) -> StatePart:
+    """A zero part that has something to count: every pair is watched from the start."""
+    part = kind.zero(shape, place)
+    if isinstance(part, Watched):
+        up, down = (shape.dictionaries[layer] for layer in place)
+        part.pin(*np.indices((up, down)).reshape(2, -1), position=0, tokens=0)
+    return part
+
+
+def add(part: StatePart, group: Sequence[Document]) -> None:
+    """Count some documents: as one batch, which is a segment."""
+    one = batch(group, part.shape.dictionaries)
+    part.add(one, set_aside(group))
+    firsts = [int(document.positions[0]) if len(document.positions) else 0 for document in group]
+    part.end_segment(cluster_segment([one], one.documents, firsts, part.shape))

@@ -36,7 +36,7 @@ def _run(kernel: Callable, arrays: Arrays, device: str) -> Arrays:
     if len(tensors) == 1:
         return tuple(part.cpu().numpy() for part in kernel(tensors[0]))
     kernel(Csr(*tensors[:3]), Csr(*tensors[3:6]), *tensors[6:])
-    return tuple(table.cpu().numpy() for table in tensors[8:])
+    return tuple(table.cpu().numpy() for table in tensors[9:])
 
 
 class Form:
@@ -49,8 +49,10 @@ class Form:
     def compact(self, dense: torch.Tensor) -> Csr:
         return Csr(*(torch.from_numpy(array) for array in self._run("compact", (dense.numpy(),))))
 
-    def accumulate(self, up: Csr, down: Csr, up_thresholds, down_thresholds, counts: torch.Tensor, products: torch.Tensor) -> None:
-        tensors = (*up, *down, up_thresholds, down_thresholds, counts, products)
+    def accumulate(
+        self, up: Csr, down: Csr, halves, up_thresholds, down_thresholds, counts: torch.Tensor, products: torch.Tensor
+    ) -> None:
+        tensors = (*up, *down, halves, up_thresholds, down_thresholds, counts, products)
         added = self._run("accumulate", tuple(None if tensor is None else tensor.numpy() for tensor in tensors))
         counts.copy_(torch.from_numpy(added[0]))
         products.copy_(torch.from_numpy(added[1]))

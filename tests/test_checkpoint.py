@@ -77,9 +77,11 @@ def test_a_checkpoint_has_a_file_per_layer_pair_and_part(tmp_path: Path) -> None
     saved(tmp_path, 2)
     assert {path.name for path in (tmp_path / "00000001").iterdir()} == {
         "ledger",
+        *(f"corpora-{layer}" for layer in range(3)),
         *(f"marginals-{layer}" for layer in range(3)),
         *(f"strongest-{layer}" for layer in range(3)),
         *(f"pairs-{up}-{down}" for up, down in PAIRS),
+        *(f"watched-{up}-{down}" for up, down in PAIRS),
     }
 
 
@@ -125,7 +127,7 @@ def test_whatever_file_is_damaged_wherever_the_one_before_is_used(
     good = tmp_path / "good"
     saved(good, 3, 8)
     broken = [path for path in files(good) if path.relative_to(good).parts[0].startswith("00000002")]
-    assert len(broken) == 1 + 1 + 3 + 3 + 3
+    assert len(broken) == 1 + 1 + 3 * 5
     for path in broken:
         if path.suffix == ".manifest" and damage is remove:
             continue  # without its manifest a checkpoint was never finished
@@ -299,10 +301,10 @@ def test_the_zeros_of_a_table_are_not_on_disk(tmp_path: Path) -> None:
     state = State.zero([2000, 2000])
     table = state.pairs[0, 1]
     rows, columns = torch.from_numpy(np.random.default_rng(0).integers(0, 2000, (2, 1000)))
-    table.counts[rows, columns], table.products[rows, columns] = 3, 1.5
+    table.counts[rows, columns, rows % 2], table.products[rows, columns] = 3, 1.5
     Checkpoints(tmp_path).save(state, Cursor(0, 1), FINGERPRINT)
     size = (tmp_path / "00000001" / "pairs-0-1").stat().st_size
-    assert size < 2000 * 2000 / 8 + 1000 * (1 + 8) + 1000, "a bit per cell, and 9 bytes for each that is not zero"
+    assert size < 2000 * 2000 / 8 + 1000 * (2 + 8) + 1000, "a bit per cell, and 10 bytes for each that is not zero"
     loaded = Checkpoints(tmp_path).latest(FINGERPRINT)
     assert loaded is not None
     assert_same(loaded.state, state)

@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 import torch
-from counts_stream import DICTIONARIES, PAIRS, Document, assert_equal, batch, contents, documents, set_aside
+from counts_stream import DICTIONARIES, PAIRS, Document, add, assert_equal, batch, contents, documents, set_aside, zero
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,8 +49,8 @@ def group_of(numbers: list[int]) -> list[Document]:
 
 
 def one_pass(kind: type[StatePart], shape: RunShape, place: tuple[int, ...]) -> StatePart:
-    part = kind.zero(shape, place)
-    part.add(batch(DOCUMENTS), set_aside(DOCUMENTS))
+    part = zero(kind, shape, place)
+    add(part, DOCUMENTS)
     return part
 
 
@@ -90,9 +90,9 @@ def test_any_split_order_merge_tree_and_reload_gives_what_one_pass_gives(
     for place in part_class.places(shape):
         parts = []
         for batches in workers:
-            part = part_class.zero(shape, place)
+            part = zero(part_class, shape, place)
             for numbers in batches:
-                part.add(batch(group_of(numbers)), set_aside(group_of(numbers)))
+                add(part, group_of(numbers))
                 if chance.random() < 0.2:
                     part = reloaded(part, folder)
             parts.append(part)
@@ -122,7 +122,7 @@ def test_what_was_merged_in_stays_as_it_is_and_is_not_shared(kind: str) -> None:
     place = part_class.places(shape)[0]
     total, other = part_class.zero(shape, place), one_pass(part_class, shape, place)
     total.merge(other)
-    total.add(batch(DOCUMENTS), set_aside(DOCUMENTS))
+    add(total, DOCUMENTS)
     assert_equal(other, one_pass(part_class, shape, place))
 
 
@@ -140,12 +140,12 @@ def test_a_batch_of_almost_nothing_is_counted_as_what_it_is(kind: str, group: li
     shape = SHAPES["every threshold 0"]
     part_class = StatePart.registered[kind]
     for place in part_class.places(shape):
-        part = part_class.zero(shape, place)
-        part.add(batch(group_of(group)))
-        part.add(batch(DOCUMENTS), set_aside(DOCUMENTS))
+        part = zero(part_class, shape, place)
+        add(part, group_of(group))
+        add(part, DOCUMENTS)
         expected = one_pass(part_class, shape, place)
-        other = part_class.zero(shape, place)
-        other.add(batch(group_of(group)))
+        other = zero(part_class, shape, place)
+        add(other, group_of(group))
         expected.merge(other)
         assert_equal(part, expected)
 
@@ -166,7 +166,7 @@ def test_states_merge_to_the_state_of_one_pass(way: tuple[list[list[list[int]]],
 
 
 def test_every_kind_of_part_says_what_it_counts_in_public_attributes() -> None:
-    assert KINDS == ["ledger", "marginals", "pairs", "strongest"]
+    assert KINDS == ["corpora", "ledger", "marginals", "pairs", "strongest", "watched"]
     for kind in KINDS:
         part_class = StatePart.registered[kind]
         shape = SHAPES["every threshold 0"]

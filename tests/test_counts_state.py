@@ -23,6 +23,7 @@ DOCUMENTS = documents(seed=3)
 DENSE = [
     np.concatenate([document.layers[layer] for document in DOCUMENTS]).astype(np.float64) for layer in range(len(DICTIONARIES))
 ]
+HALF_OF_TOKEN = np.concatenate([np.full(len(document.positions), document.piece.half) for document in DOCUMENTS])
 PER_FEATURE = [np.linspace(0, 2, size, dtype=np.float32) for size in DICTIONARIES]
 
 
@@ -33,14 +34,17 @@ def test_counts_use_what_is_above_the_threshold_and_sums_use_everything(threshol
         state.add(batch([document]))
     limits = [np.full(size, threshold) for size in DICTIONARIES] if isinstance(threshold, float) else threshold
     active = [dense > limit for dense, limit in zip(DENSE, limits, strict=True)]
+    assert state.ledger.tokens_by_half == [(half == HALF_OF_TOKEN).sum() for half in (0, 1)]
     for layer, marginals in enumerate(state.marginals):
+        assert marginals.by_half.T.tolist() == [active[layer][half == HALF_OF_TOKEN].sum(0).tolist() for half in (0, 1)]
         assert marginals.count.tolist() == active[layer].sum(0).tolist()
         np.testing.assert_allclose(marginals.sum, DENSE[layer].sum(0), rtol=1e-12)
         np.testing.assert_allclose(marginals.sum_of_squares, (DENSE[layer] ** 2).sum(0), rtol=1e-12)
     assert list(state.pairs) == list(PAIRS)
     for (up, down), table in state.pairs.items():
-        joint = active[up].astype(np.int64).T @ active[down].astype(np.int64)
-        assert table.counts.tolist() == joint.tolist()
+        for half in (0, 1):
+            joint = active[up][half == HALF_OF_TOKEN].astype(np.int64).T @ active[down][half == HALF_OF_TOKEN].astype(np.int64)
+            assert table.counts[:, :, half].tolist() == joint.tolist()
         np.testing.assert_allclose(table.products, DENSE[up].T @ DENSE[down], rtol=1e-6)
 
 
@@ -50,7 +54,7 @@ def test_a_threshold_is_compared_in_float32_as_the_activations_are() -> None:
     layer = sparse(np.array([[value], [np.nextafter(value, np.float32(1))]], np.float32))
     state.add(SparseBatch((layer, layer), np.arange(2), np.zeros(2, np.int32), (Piece("u", "c", 0, None, 0, 0, 2, True),)))
     assert state.marginals[0].count.tolist() == [1]
-    assert state.pairs[0, 1].counts.tolist() == [[1]]
+    assert state.pairs[0, 1].counts.tolist() == [[[1, 0]]]
 
 
 def test_strongest_is_the_maximum_and_the_first_token_that_has_it() -> None:
@@ -149,7 +153,7 @@ def test_a_table_becomes_int64_before_a_count_passes_the_limit_and_not_while_cou
     assert table.counts.dtype == torch.int32, "100 tokens, but no cell has a count"
     for count in range(1, 60):
         state.add(one_token(3.0))
-        assert table.counts.tolist() == [[count]]
+        assert table.counts.tolist() == [[[count, 0]]]
         assert table.counts.dtype == torch.int64 or count <= 20
     assert table.counts.dtype == torch.int64
 
@@ -157,33 +161,35 @@ def test_a_table_becomes_int64_before_a_count_passes_the_limit_and_not_while_cou
 def test_counts_go_on_past_two_to_the_31() -> None:
     shape = RunShape.of([1, 1])
     assert shape.count_limit == INT32_LIMIT == 2**31 - 1
-    table = PairTable(shape, (0, 1), torch.full((1, 1), INT32_LIMIT - 2, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.float64))
+    table = PairTable(
+        shape, (0, 1), torch.tensor([[[INT32_LIMIT - 2, 0]]], dtype=torch.int32), torch.zeros(1, 1, dtype=torch.float64)
+    )
     table._bound = INT32_LIMIT - 2
     for count in range(INT32_LIMIT - 1, INT32_LIMIT + 3):
         table.add(one_token())
-        assert table.counts.tolist() == [[count]]
+        assert table.counts.tolist() == [[[count, 0]]]
 
 
 def test_two_large_int32_tables_merge_without_wrapping() -> None:
     shape = RunShape.of([1, 1])
     tables = []
     for count in (2**30 + 5, 2**30 + 7, 2**31 - 1):
-        table = PairTable(shape, (0, 1), torch.full((1, 1), count, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.float64))
+        table = PairTable(shape, (0, 1), torch.full((1, 1, 2), count, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.float64))
         table._bound = count
         tables.append(table)
     tables[0].merge(tables[1])
-    assert tables[0].counts.tolist() == [[2**31 + 12]]
+    assert tables[0].counts.tolist() == [[[2**31 + 12] * 2]]
     tables[2].merge(tables[0])
-    assert tables[2].counts.tolist() == [[2**32 + 11]]
+    assert tables[2].counts.tolist() == [[[2**32 + 11] * 2]]
 
 
 def test_an_int64_table_survives_saving_and_loading(tmp_path: Path) -> None:
     shape = RunShape.of([1, 2])
-    table = PairTable(shape, (0, 1), torch.tensor([[2**40, 3]]), torch.tensor([[0.5, 0.0]], dtype=torch.float64))
+    table = PairTable(shape, (0, 1), torch.tensor([[[2**40, 1], [0, 3]]]), torch.tensor([[0.5, 0.0]], dtype=torch.float64))
     table.save(tmp_path / table.name)
     loaded = PairTable.load(shape, (0, 1), tmp_path / table.name)
     assert loaded.counts.dtype == torch.int64
-    assert loaded.counts.tolist() == [[2**40, 3]]
+    assert loaded.counts.tolist() == [[[2**40, 1], [0, 3]]]
     assert loaded.products.tolist() == [[0.5, 0.0]]
 
 
@@ -192,15 +198,15 @@ def test_a_table_that_cannot_become_int64_says_so_and_nothing_of_the_batch_is_co
     for _ in range(3):
         state.add(one_token())
     monkeypatch.setattr(memory, "available_bytes", lambda *_: 7)
-    with pytest.raises(DoesNotFit, match=r"layer pair \(0, 1\).*8 bytes needed, 7 bytes of memory available on cpu"):
+    with pytest.raises(DoesNotFit, match=r"layer pair \(0, 1\).*16 bytes needed, 7 bytes of memory available on cpu"):
         state.add(one_token())
-    assert state.tokens == state.marginals[0].count.item() == state.pairs[0, 1].counts.item() == 3
+    assert state.tokens == state.marginals[0].count.item() == state.pairs[0, 1].joint((0, 0)) == 3
 
 
 def test_a_state_that_does_not_fit_names_the_bytes_it_needs_and_the_bytes_there_are() -> None:
     sizes = [24_576] * 12
     needed = bytes_needed(RunShape.of(sizes))
-    assert needed == 11 * 24_576**2 * 12 + 12 * 24_576 * (24 + 12)
+    assert needed == 11 * 24_576**2 * 16 + 12 * 24_576 * (32 + 12 + 48)
     with pytest.raises(
         DoesNotFit, match=rf"11 layer pairs.*24576.*{needed:,} bytes needed, 1,000 bytes of memory available on cpu"
     ):
@@ -238,14 +244,14 @@ def test_a_table_is_written_and_read_in_blocks(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(pairs, "BLOCK_CELLS", 40)
     shape = RunShape.of([23, 17])
     rng = np.random.default_rng(1)
-    counts = rng.integers(1, 5, (23, 17)) * (rng.random((23, 17)) < 0.3)
+    counts = rng.integers(1, 5, (23, 17, 2)) * (rng.random((23, 17, 2)) < 0.2)
     counts[8:12] = 0  # blocks of two rows without a cell
-    counts[3, 3], counts[20, 1] = 300, 2**20
-    table = PairTable(shape, (0, 1), torch.from_numpy(counts.astype(np.int32)), torch.from_numpy(counts * 0.25))
+    counts[3, 3], counts[20, 1] = 300, [0, 2**20]
+    table = PairTable(shape, (0, 1), torch.from_numpy(counts.astype(np.int32)), torch.from_numpy(counts.sum(2) * 0.25))
     table.products[5, 5] = 1e-300
     assert len(table.blocks()) == 12
     size = table.save(tmp_path / "t")
-    assert size < 23 * 17 * 12 / 2, "the zeros are not in the file"
+    assert size < 23 * 17 * 16 / 2, "the zeros are not in the file"
     monkeypatch.undo()  # the block size of the writer is in the file
     loaded = PairTable.load(shape, (0, 1), tmp_path / "t")
     assert torch.equal(loaded.counts, table.counts) and torch.equal(loaded.products, table.products)

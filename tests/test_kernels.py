@@ -31,7 +31,12 @@ def dense(tokens: int, features: int, active: float = 0.3, seed: int = 0) -> tor
 
 
 def tables(up: int, down: int, dtype: torch.dtype = torch.int32) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(up, down, dtype=dtype), torch.zeros(up, down, dtype=torch.float64)
+    return torch.zeros(up, down, 2, dtype=dtype), torch.zeros(up, down, dtype=torch.float64)
+
+
+def halves_of(sparse: Csr) -> torch.Tensor:
+    """uint8 [T]: documents of three tokens, B before A."""
+    return (torch.arange(sparse.tokens) // 3 % 2 == 0).to(torch.uint8)
 
 
 def assert_same_csr(found: Csr, expected: Csr) -> None:
@@ -102,33 +107,36 @@ def test_accumulate_equals_the_reference(
         torch.linspace(1, 0, down.shape[1]) if thresholds in ("downstream-only", "thresholds") else None,
     )
     found, expected = tables(up.shape[1], down.shape[1], dtype), tables(up.shape[1], down.shape[1], dtype)
-    form.accumulate(*batch, *limits, *found)
-    reference.accumulate(*batch, *limits, *expected)
+    form.accumulate(*batch, halves_of(batch[0]), *limits, *found)
+    reference.accumulate(*batch, halves_of(batch[0]), *limits, *expected)
     assert_same_tables(found, expected)
 
 
 def test_a_threshold_that_is_met_exactly_does_not_count(form: Form) -> None:
     one = reference.compact(torch.full((1, 2), 0.5))
     found = tables(2, 2)
-    form.accumulate(one, one, torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]), *found)
-    assert found[0].tolist() == [[0, 0], [1, 1]]
+    form.accumulate(one, one, halves_of(one), torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]), *found)
+    assert found[0].sum(dim=-1).tolist() == [[0, 0], [1, 1]]
     assert found[1].tolist() == [[0.25, 0.25], [0.25, 0.25]]
 
 
 def test_two_calls_equal_one(form: Form) -> None:
     up, down = dense(30, UP), dense(30, DOWN, seed=1)
     once, twice = tables(UP, DOWN), tables(UP, DOWN)
-    form.accumulate(reference.compact(up), reference.compact(down), None, None, *once)
+    halves = halves_of(reference.compact(up))
+    form.accumulate(reference.compact(up), reference.compact(down), halves, None, None, *once)
     for part in (slice(0, 11), slice(11, 30)):
-        form.accumulate(reference.compact(up[part]), reference.compact(down[part]), None, None, *twice)
+        form.accumulate(reference.compact(up[part]), reference.compact(down[part]), halves[part], None, None, *twice)
     assert_same_tables(twice, once)
 
 
 def test_tables_that_have_counts_already_keep_them_even_above_float32_integers(form: Form) -> None:
-    found = torch.full((UP, DOWN), 2**24 + 1, dtype=torch.int32), torch.full((UP, DOWN), 7.0, dtype=torch.float64)
+    found = torch.full((UP, DOWN, 2), 2**24 + 1, dtype=torch.int32), torch.full((UP, DOWN), 7.0, dtype=torch.float64)
     batch = reference.compact(dense(1, UP, 1.0)), reference.compact(dense(1, DOWN, 1.0))
-    form.accumulate(*batch, None, None, *found)
-    assert (found[0] == 2**24 + 2).all()
+    form.accumulate(*batch, halves_of(batch[0]), None, None, *found)
+    half = int(halves_of(batch[0])[0])
+    assert (found[0][..., half] == 2**24 + 2).all()
+    assert (found[0][..., 1 - half] == 2**24 + 1).all()
     assert (found[1] > 7.0).all()
 
 
@@ -149,8 +157,8 @@ def test_any_batch_gives_what_the_reference_gives(
     assert_same_csr(batch[1], reference.compact(down))
     limits = (torch.full((widths[0],), 0.4), torch.full((widths[1],), 0.6)) if thresholded else (None, None)
     found, expected = tables(*widths), tables(*widths)
-    form.accumulate(*batch, *limits, *found)
-    reference.accumulate(*batch, *limits, *expected)
+    form.accumulate(*batch, halves_of(batch[0]), *limits, *found)
+    reference.accumulate(*batch, halves_of(batch[0]), *limits, *expected)
     assert_same_tables(found, expected)
 
 
@@ -165,16 +173,16 @@ def test_thin_and_thick_rows_of_a_long_batch_equal_the_reference(thresholded: bo
     batch = long_batch(3000)
     limits = (torch.full((90,), 0.05), torch.full((300,), 0.5)) if thresholded else (None, None)
     found, expected = tables(90, 300), tables(90, 300)
-    accumulate(*batch, *limits, *found)
-    reference.accumulate(*batch, *limits, *expected)
+    accumulate(*batch, halves_of(batch[0]), *limits, *found)
+    reference.accumulate(*batch, halves_of(batch[0]), *limits, *expected)
     assert_same_tables(found, expected)
 
 
 def test_equal_addends_do_not_drift() -> None:
     ones = compact(torch.full((20_000, 1), 0.1))
     found = tables(1, 1)
-    accumulate(ones, ones, None, None, *found)
-    assert found[0].item() == 20_000
+    accumulate(ones, ones, halves_of(ones), None, None, *found)
+    assert found[0].sum().item() == 20_000
     assert found[1].item() == pytest.approx(20_000 * float(np.float32(0.1)) ** 2, rel=1e-12)
 
 
@@ -186,7 +194,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             found = tables(90, 300)
-            accumulate(*batch, None, None, *found)
+            accumulate(*batch, halves_of(batch[0]), None, None, *found)
             results.append((*found, *compact(wide)))
     finally:
         torch.set_num_threads(before)
@@ -218,7 +226,7 @@ def test_compact_refuses_what_it_would_misread(wrong: torch.Tensor, message: str
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"counts": torch.zeros(UP, DOWN)}, "counts is float32, it must be int32 or int64", id="float-counts"),
+        pytest.param({"counts": torch.zeros(UP, DOWN, 2)}, "counts is float32, it must be int32 or int64", id="float-counts"),
         pytest.param({"products": torch.zeros(UP, DOWN)}, "products is float32, it must be float64", id="float32-products"),
         pytest.param({"products": tables(DOWN, UP)[1].T}, "products is not contiguous", id="products-not-contiguous"),
         pytest.param({"products": tables(UP, UP)[1]}, r"products has shape \[37, 37\], it must be \[37, 70\]", id="other-shape"),
@@ -234,6 +242,14 @@ def test_compact_refuses_what_it_would_misread(wrong: torch.Tensor, message: str
         pytest.param(
             {"down": GOOD[1]._replace(features=-GOOD[1].features - 1)}, r"down.features .* in \[0, 70\)", id="negative-feature"
         ),
+        pytest.param({"counts": torch.zeros(UP, DOWN).int()}, r"counts has shape \[37, 70\], it must be", id="counts-of-one-half"),
+        pytest.param({"halves": torch.zeros(4)}, "halves is float32, it must be uint8", id="float-halves"),
+        pytest.param(
+            {"halves": torch.zeros(3, dtype=torch.uint8)}, r"halves has shape \[3\], it must be \[4\]", id="too-few-halves"
+        ),
+        pytest.param(
+            {"halves": torch.full((4,), 2, dtype=torch.uint8)}, "halves holds 2, every one must be 0 or 1", id="third-half"
+        ),
         pytest.param({"up_thresholds": torch.zeros(3)}, r"up_thresholds has shape \[3\], it must be \[37\]", id="threshold-length"),
     ],
 )
@@ -242,6 +258,7 @@ def test_accumulate_refuses_what_it_would_misread_and_changes_nothing(change: di
     arguments = {
         "up": GOOD[0],
         "down": GOOD[1],
+        "halves": halves_of(GOOD[0]),
         "up_thresholds": None,
         "down_thresholds": None,
         "counts": counts,
@@ -303,7 +320,7 @@ def test_best_cells_refuses_what_it_would_misread(change: dict[int, np.ndarray],
 def test_accumulate_compiles_for_sm_90_with_relaxed_atomics(counts: str, thresholded: bool) -> None:
     from kernels.gpu.accumulate import BLOCK_DOWN, BLOCK_UP, add_pairs
 
-    pointers = {name: "*i32" for name in ("up_offsets", "up_features", "down_offsets", "down_features")}
+    pointers = {"halves": "*u8"} | {name: "*i32" for name in ("up_offsets", "up_features", "down_offsets", "down_features")}
     pointers |= {name: "*fp32" for name in ("up_values", "down_values", "up_thresholds", "down_thresholds")}
     constants = {
         "THRESHOLDED_UP": thresholded,

@@ -186,15 +186,15 @@ def test_a_table_ranked_in_small_blocks_and_chunks_gives_the_same_lists(state: S
 @pytest.mark.parametrize("support", [1, 10**6], ids=["every-cell", "no-cell-has-the-support"])
 def test_lists_hold_only_cells_with_the_support(state: State, support: int) -> None:
     found = rank_pair(state.pairs[0, 1], *sides(state, 0, 1), TOKENS, k=50, min_support=support)
-    supported = int((state.pairs[0, 1].counts >= support).sum())
+    supported = int((state.pairs[0, 1].joint(...) >= support).sum())
     assert len(found.downstream.cells.joint) == len(found.upstream.cells.joint) == supported
 
 
 def test_ties_go_to_the_smaller_index(state: State) -> None:
     tied = State.zero((4, 30), [(0, 1)])
-    tied.marginals[0].count.fill_(50)
-    tied.marginals[1].count.fill_(50)
-    tied.pairs[0, 1].counts.fill_(20)
+    tied.marginals[0].by_half.fill_(25)
+    tied.marginals[1].by_half.fill_(25)
+    tied.pairs[0, 1].counts.fill_(10)
     lists = top_lists(tied.pairs[0, 1], *sides(tied, 0, 1), 100, measure="jaccard", k=5, min_support=1)
     assert lists.tolist() == [[0, 1, 2, 3, 4]] * 4
     found = rank_pair(tied.pairs[0, 1], *sides(tied, 0, 1), 100, k=3, min_support=1)

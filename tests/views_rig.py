@@ -91,15 +91,15 @@ def cosines(dictionaries: Sequence[int] = DICTIONARIES, pairs: Sequence[tuple[in
 
 def uniform(state: State, tokens: int) -> None:
     """Make every number of a state tell its token count, so that a mix of two states shows."""
-    state.ledger.tokens = tokens
+    state.ledger.tokens_by_half = [tokens, 0]
     for part in state.marginals:
-        part.count.fill_(tokens)
+        part.by_half[:, 0] = tokens
         part.sum.fill_(tokens)
         part.sum_of_squares.fill_(tokens)
     for part in state.strongest:
         part.position.fill_(tokens)
     for table in state.pairs.values():
-        table.counts.fill_(tokens)
+        table.counts[:, :, 0] = tokens
         table.products.fill_(tokens)
 
 

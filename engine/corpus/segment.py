@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import ClassVar, Literal, NamedTuple
 
 import msgspec
@@ -64,6 +65,12 @@ class _Segment(ABC):
     @abstractmethod
     def unit_bounds(self) -> np.ndarray:
         """int [U + 1]: unit u holds the segment's tokens [bounds[u], bounds[u + 1])."""
+
+    @cached_property
+    def piece_positions(self) -> list[int]:
+        """Position in the log of each piece's first token."""
+        lengths = [piece.tokens for piece in self.pieces]
+        return [self.first_position + before for before in accumulate(lengths, initial=0)][:-1]
 
     @property
     def units(self) -> int:

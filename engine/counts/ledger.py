@@ -50,13 +50,13 @@ class Account:
 
 
 class Ledger(FramedPart):
-    """Accounts per upload id, and `tokens`, all tokens in the statistics (the N of every measure)."""
+    """Accounts per upload id, and `tokens_by_half`, the tokens in the statistics of either half of the documents."""
 
     kind = "ledger"
 
     def __init__(self, shape: RunShape, place: Place) -> None:
         self.shape, self.place = shape, place
-        self.tokens = 0
+        self.tokens_by_half = [0, 0]
         self.uploads: dict[str, Account] = {}
 
     @classmethod
@@ -71,14 +71,19 @@ class Ledger(FramedPart):
     def zero(cls, shape: RunShape, place: Place = ()) -> Self:
         return cls(shape, place)
 
+    @property
+    def tokens(self) -> int:
+        """All tokens in the statistics: the N of every measure."""
+        return sum(self.tokens_by_half)
+
     def account(self, upload: str) -> Account:
         """The account of an upload, empty when nothing of it was counted yet."""
         return self.uploads.get(upload) or Account()
 
     def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
         tokens = np.bincount(batch.pieces, minlength=len(batch.documents))
-        self.tokens += batch.tokens
         for piece, counted in zip(batch.documents, tokens.tolist(), strict=True):
+            self.tokens_by_half[piece.half] += counted
             account = self._open(piece.upload)
             account.tokens_counted += counted
             if piece.last:
@@ -97,7 +102,8 @@ class Ledger(FramedPart):
                 self._open(piece.upload).documents.add(piece.number)
 
     def merge(self, other: Self) -> None:
-        self.tokens += other.tokens
+        for half, tokens in enumerate(other.tokens_by_half):
+            self.tokens_by_half[half] += tokens
         for upload, theirs in other.uploads.items():
             mine = self._open(upload)
             mine.tokens_counted += theirs.tokens_counted
@@ -112,7 +118,7 @@ class Ledger(FramedPart):
     def arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         accounts = [self.uploads[upload] for upload in sorted(self.uploads)]
         header = {
-            "tokens": self.tokens,
+            "tokens_by_half": self.tokens_by_half,
             "uploads": sorted(self.uploads),
             "reasons": [list(account.reasons) for account in accounts],
         }
@@ -130,7 +136,7 @@ class Ledger(FramedPart):
     @classmethod
     def from_arrays(cls, shape: RunShape, place: Place, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         part = cls(shape, place)
-        part.tokens = header["tokens"]
+        part.tokens_by_half = list(header["tokens_by_half"])
         documents, aside = (iter(arrays[name].tolist()) for name in ("documents", "aside"))
         for upload, reasons, row in zip(header["uploads"], header["reasons"], arrays["accounts"].tolist(), strict=True):
             tokens, aside_tokens, counted_ranges, aside_ranges = row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoded import SetAside
 
-BYTES_PER_CELL = 4 + 8
+BYTES_PER_CELL = 2 * 4 + 8
 BLOCK_CELLS = 1 << 22
-"""Cells that are touched at a time where a whole table is gone through: 48 MiB beside the table, whatever its size."""
+"""Cells that are touched at a time where a whole table is gone through: 64 MiB beside the table, whatever its size."""
 
 
 class PairTable(StatePart):
     """Over all tokens so far, for upstream feature i (row) and downstream feature j (column):
 
     Attributes:
-        counts: int32 or int64 `[Du, Dd]`, tokens with both activations above their thresholds.
+        counts: int32 or int64 `[Du, Dd, 2]`, tokens of either half of the documents with both activations above their thresholds.
         products: float64 `[Du, Dd]`, Σa·b over all activations, whatever the thresholds.
     """
 
@@ -52,7 +52,7 @@ class PairTable(StatePart):
     def zero(cls, shape: RunShape, place: Place) -> Self:
         size = tuple(shape.dictionaries[layer] for layer in place)
         # numpy asks the kernel for huge pages and torch.zeros does not: 10 % of the time of a small batch at D = 24,576.
-        counts, products = torch.from_numpy(np.zeros(size, np.int32)), torch.from_numpy(np.zeros(size))
+        counts, products = torch.from_numpy(np.zeros((*size, 2), np.int32)), torch.from_numpy(np.zeros(size))
         return cls(shape, place, counts.to(shape.device), products.to(shape.device))
 
     def make_room(self, batch: SparseBatch) -> None:
@@ -62,8 +62,13 @@ class PairTable(StatePart):
         up, down = self.place
         thresholds = self.shape.thresholds
         self._make_room(batch.tokens)
-        accumulate(batch.layers[up], batch.layers[down], thresholds[up], thresholds[down], self.counts, self.products)
+        halves = torch.from_numpy(batch.halves).to(self.counts.device)
+        accumulate(batch.layers[up], batch.layers[down], halves, thresholds[up], thresholds[down], self.counts, self.products)
         self._bound += batch.tokens
+
+    def joint(self, cells: Any) -> np.ndarray:
+        """int64, the joint counts of both halves of some cells: anything that indexes `[Du, Dd]`."""
+        return self.counts[cells].cpu().numpy().sum(axis=-1, dtype=np.int64)
 
     def merge(self, other: Self) -> None:
         if self._bound + other._bound > self.shape.count_limit:

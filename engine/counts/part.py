@@ -19,6 +19,7 @@ from engine.durable import read_framed, write_framed
 from engine.errors import DamagedFile
 
 if TYPE_CHECKING:
+    from engine.counts.clusters import SegmentClusters
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoded import SetAside
 
@@ -80,6 +81,10 @@ class StatePart(ABC):
     @abstractmethod
     def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
         """Count one batch, and what the encoder set aside while it made it."""
+
+    def end_segment(self, segment: Sequence[SegmentClusters]) -> None:
+        """Count what is summed by clusters: a segment is whole, these are its corpora, and all of its batches were added."""
+        return
 
     @abstractmethod
     def merge(self, other: Self) -> None:

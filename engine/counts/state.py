@@ -8,27 +8,33 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 
 from engine.counts import memory
+from engine.counts.clusters import cluster_segment
+from engine.counts.corpora import CorpusMarginals
 from engine.counts.ledger import Ledger
 from engine.counts.marginals import Marginals
 from engine.counts.pairs import PairTable
 from engine.counts.part import Place, StatePart
 from engine.counts.shape import INT32_LIMIT, LayerPair, RunShape, Thresholds
 from engine.counts.strongest import Strongest
+from engine.counts.watched import Watched
 from engine.errors import DoesNotFit
 
 if TYPE_CHECKING:
+    from engine.corpus.segment import Piece
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoded import SetAside
 
 
 class State:
-    """Marginals and strongest activation per layer, a pair table per layer pair, and the ledger.
+    """Marginals, of all and per corpus, and strongest activation per layer; a table and watched pairs per layer pair; the ledger.
 
     Attributes:
         shape: what is counted.
         marginals: one `Marginals` per layer.
+        corpora: one `CorpusMarginals` per layer.
         strongest: one `Strongest` per layer.
         pairs: (up, down) → `PairTable`.
+        watched: (up, down) → `Watched`.
         ledger: the `Ledger`.
     """
 
@@ -41,6 +47,8 @@ class State:
         self._parts = tuple(parts)
         self.marginals = tuple(part for part in parts if isinstance(part, Marginals))
         self.strongest = tuple(part for part in parts if isinstance(part, Strongest))
+        self.corpora = tuple(part for part in parts if isinstance(part, CorpusMarginals))
+        self.watched = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Watched)}
         self.pairs = {cast(LayerPair, part.place): part for part in parts if isinstance(part, PairTable)}
         (self.ledger,) = (part for part in parts if isinstance(part, Ledger))
 
@@ -106,6 +114,19 @@ class State:
             part.make_room(batch)
         for part in self._parts:
             part.add(batch, set_aside)
+
+    def end_segment(self, batches: Sequence[SparseBatch], pieces: Sequence[Piece], positions: Sequence[int]) -> None:
+        """A segment was added whole: count what is summed over its documents.
+
+        Args:
+            batches: all of its batches, in any order.
+            pieces: the pieces of documents that it consists of.
+            positions: position in the log of each piece's first token.
+        """
+        self.ledger.finish(pieces)
+        segment = cluster_segment(batches, pieces, positions, self.shape)
+        for part in self._parts:
+            part.end_segment(segment)
 
     def merge(self, other: State) -> None:
         """Add what another state of the same shape has counted; it stays as it is.

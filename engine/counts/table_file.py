@@ -3,7 +3,7 @@
     head: an empty frame (`engine.durable`): magic, version, header {part, shape, dtype, blocks}, checksum
     each block of rows, in order:
         u64 first row | u64 cells that are not zero | u64 bytes of one count (1, 2, 4 or 8: as few as its largest needs)
-        where any is not zero: one bit per cell | their counts | their products (float64)
+        where any is not zero: one bit per cell | their counts of half A and B | their products (float64)
         u32 crc32 of all of this, continued from the block before
 
 All little-endian. The checksums are a chain: a block that is lost, repeated or from another file breaks it.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.counts.pairs import PairTable
 
 MAGIC = b"SAESPAIR"
-VERSION = 1
+VERSION = 2
 _BLOCK = struct.Struct("<QQQ")
 _CRC = struct.Struct("<I")
 _COUNT_TYPES = tuple(np.dtype(code) for code in ("<u1", "<u2", "<u4", "<u8"))
@@ -72,9 +72,10 @@ def _chunks(table: PairTable) -> Iterator[bytes | memoryview]:
     yield head
     crc = zlib.crc32(head)
     for rows in blocks:
-        counts = table.counts[rows].cpu().numpy().reshape(-1)  # on the CPU both are views: nothing is copied
+        counts = table.counts[rows].cpu().numpy().reshape(-1, 2)  # on the CPU both are views: nothing is copied
         products = table.products[rows].cpu().numpy().reshape(-1)
-        filled = (counts != 0) | (products != 0)  # a product can be there without a count (thresholds), and underflow without it
+        # A product can be there without a count (thresholds), and underflow without it.
+        filled = ((counts[:, 0] | counts[:, 1]) != 0) | (products != 0)
         cells = int(np.count_nonzero(filled))
         kept = counts[filled]
         kind = np.min_scalar_type(kept.max()).newbyteorder("<") if cells else _COUNT_TYPES[0]
@@ -98,7 +99,7 @@ def _read_block(path: Path, file: BinaryIO, table: PairTable, rows: slice, crc: 
     if first != rows.start or cells > size or width not in kinds:
         raise DamagedFile(f"{path}: the block of row {rows.start} says row {first}, {cells} of {size} cells, {width} bytes a count")
     if cells:
-        parts = [_take(path, file, length) for length in ((size + 7) // 8, cells * width, cells * 8)]
+        parts = [_take(path, file, length) for length in ((size + 7) // 8, 2 * cells * width, cells * 8)]
         for part in parts:
             crc = zlib.crc32(part, crc)
     found, expected = crc, _CRC.unpack(_take(path, file, _CRC.size))[0]
@@ -107,14 +108,14 @@ def _read_block(path: Path, file: BinaryIO, table: PairTable, rows: slice, crc: 
     if cells:
         bits, counts, products = parts
         filled = np.unpackbits(np.frombuffer(bits, np.uint8), count=size).view(bool)
-        _fill(table.counts[rows], filled, np.frombuffer(counts, kinds[width]))
+        _fill(table.counts[rows], filled, np.frombuffer(counts, kinds[width]).reshape(-1, 2))
         _fill(table.products[rows], filled, np.frombuffer(products, "<f8"))
     return crc
 
 
 def _fill(target: Tensor, filled: np.ndarray, values: np.ndarray) -> None:
     host = target.cpu()  # the target itself when that is on the CPU
-    host.numpy().reshape(-1)[filled] = values
+    host.numpy().reshape(len(filled), *values.shape[1:])[filled] = values
     if host is not target:
         target.copy_(host)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # annotations only: the counts import this file and need neither the readers nor a kernel for it
-    import numpy as np
+import numpy as np
 
+if TYPE_CHECKING:  # annotations only: the counts import this file and need neither the readers nor a kernel for it
     from engine.corpus.segment import Piece
     from kernels import Csr
 
@@ -33,3 +33,8 @@ class SparseBatch:
     def tokens(self) -> int:
         """T: how many tokens the batch counts."""
         return len(self.positions)
+
+    @property
+    def halves(self) -> np.ndarray:
+        """uint8 `[T]`: which half of the documents each token belongs to, 0 or 1."""
+        return np.array([piece.half for piece in self.documents], np.uint8)[self.pieces]

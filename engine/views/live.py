@@ -208,7 +208,7 @@ class LiveQueries(threading.Thread):
             tokens = self._state.tokens
             one, other = self._marginal(up), self._marginal(down)
             table = self._state.pairs[pair]
-            joint, product = int(table.counts[up[1], down[1]]), float(table.products[up[1], down[1]])
+            joint, product = int(table.joint((up[1], down[1]))), float(table.products[up[1], down[1]])
         cosine = self._cosines.of_pairs(*pair, np.array([up[1]]), np.array([down[1]]))
         counts = PairCounts(
             tokens=tokens,
@@ -258,7 +258,7 @@ class LiveQueries(threading.Thread):
         """A row or column of a pair table as `NEIGHBOR [n]`, cells with the support only, and the layer that it leads to."""
         table = self._state.pairs[pair]
         line = (index, slice(None)) if downstream else (slice(None), index)
-        joint, product = table.counts[line].cpu().numpy(), table.products[line].cpu().numpy()
+        joint, product = table.joint(line), table.products[line].cpu().numpy()
         chosen = np.flatnonzero(joint >= min_support)
         layer = pair[1 if downstream else 0]
         marginals = self._state.marginals[layer]
@@ -286,7 +286,7 @@ class LiveQueries(threading.Thread):
 
     def _marginal(self, feature: tuple[int, int]) -> _Marginal:
         part, index = self._state.marginals[feature[0]], feature[1]
-        return _Marginal(int(part.count[index]), float(part.sum[index]), float(part.sum_of_squares[index]))
+        return _Marginal(int(part.by_half[index].sum()), float(part.sum[index]), float(part.sum_of_squares[index]))
 
     def _check(self, feature: tuple[int, int]) -> None:
         if (error := answers.unknown(self._description, feature)) is not None:

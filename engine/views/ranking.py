@@ -135,13 +135,16 @@ def _best(
 
 def _supported(table: PairTable, min_support: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Id int64, joint count and Σab float64 of the cells that have the support, in the order of ids, chunk by chunk."""
-    width = table.counts.shape[1]
+    width = table.products.shape[1]
     for block in table.blocks_of(max(1, _BLOCK_CELLS // width)):
-        counts, products = table.counts[block].reshape(-1), table.products[block].reshape(-1)
-        if counts.device.type == "cpu":
-            at = np.flatnonzero(counts.numpy() >= min_support)
-            joint, product = counts.numpy()[at], products.numpy()[at]
+        by_half, products = table.counts[block].reshape(-1, 2), table.products[block].reshape(-1)
+        if by_half.device.type == "cpu":
+            halves = by_half.numpy()
+            counts = halves[:, 0] + halves[:, 1]
+            at = np.flatnonzero(counts >= min_support)
+            joint, product = counts[at], products.numpy()[at]
         else:
+            counts = by_half.sum(dim=1)
             chosen = (counts >= min_support).nonzero().squeeze(1)
             at, joint, product = (column.cpu().numpy() for column in (chosen, counts[chosen], products[chosen]))
         ids = at + block.start * width
@@ -152,15 +155,16 @@ def _supported(table: PairTable, min_support: int) -> Iterator[tuple[np.ndarray,
 
 def _cells(table: PairTable, ids: np.ndarray, cosines: np.ndarray | None) -> Cells:
     """The cells with these ids, in their order."""
-    counts, products = table.counts.reshape(-1), table.products.reshape(-1)
+    counts, products = table.counts.reshape(-1, 2), table.products.reshape(-1)
     if counts.device.type == "cpu":  # by numpy: torch shares it out over threads and waits for a core that another process holds
-        joint, product = counts.numpy()[ids], products.numpy()[ids]
+        halves, product = counts.numpy()[ids], products.numpy()[ids]
     else:
         chosen = torch.from_numpy(ids).to(counts.device)
-        joint, product = counts[chosen].cpu().numpy(), products[chosen].cpu().numpy()
-    i, j = _row_and_column(ids, table.counts.shape[1])
+        halves, product = counts[chosen].cpu().numpy(), products[chosen].cpu().numpy()
+    joint = halves.sum(axis=1, dtype=np.int64)
+    i, j = _row_and_column(ids, table.products.shape[1])
     cosine = np.full(len(ids), np.nan, np.float32) if cosines is None else cosines[i, j]
-    return Cells(i, j, joint.astype(np.int64), product, cosine)
+    return Cells(i, j, joint, product, cosine)
 
 
 def _union(lists: Sequence[np.ndarray]) -> np.ndarray:

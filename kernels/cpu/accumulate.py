@@ -43,6 +43,9 @@ THICK = 2  # updates per cell of a row from which the buffer pays: adding it cos
 ONE, TWO = np.uint64(1), np.uint64(2)
 TOKENS_AHEAD = np.uint64(4)  # tokens ahead for which the packed entries are prefetched: 4 x 480 bytes hide one trip to L3
 WORDS_PER_LINE = np.uint64(16)
+HALF_BITS = 26  # in the buffer a token of half A counts 1 and one of half B 2^26: float64 holds both counts exactly
+MOST_TOKENS = 1 << HALF_BITS
+HALF_B = float(MOST_TOKENS)
 LEAST_PER_THREAD = 20_000  # updates: 0.1 ms, well above the 20 µs that a second thread costs
 
 
@@ -116,17 +119,18 @@ def add_rows(
     offsets: np.ndarray,
     indices: np.ndarray,
     packed: np.ndarray,
+    halves: np.ndarray,
     signs: bool | None,
     thick: int,
     counts: np.ndarray,
     products: np.ndarray,
 ) -> None:
-    """Adds rows first … last - 1 of counts and products [Du, Dd].
+    """Adds rows first … last - 1 of counts [Du, 2 Dd], where half h of column j is at 2 j + h, and of products [Du, Dd].
 
     starts, columns, column_values, updates: as `turn` wrote them; offsets int32 [T + 1], indices, packed [2 nnz]: the downstream
-    entries; signs is None when no value is negative; thick: updates from which a row goes through the buffer.
+    entries; halves uint8 [T]; signs is None when no value is negative; thick: updates from which a row goes through the buffer.
     """
-    width = counts.shape[1]
+    width = products.shape[1]
     buffer = np.zeros(0)
     for row in range(first, last):
         begin, end = np.uint64(starts[row]), np.uint64(starts[row + 1])
@@ -140,13 +144,14 @@ def add_rows(
                     prefetch_cells(columns[TWO * (column + ONE)], offsets, indices, row_counts, row_products)
                     prefetch_entries(column + ONE + TOKENS_AHEAD, end, columns, offsets, indices)
                 token, a = columns[TWO * column], np.float64(column_values[TWO * column + ONE])
+                half = np.uint64(halves[token])
                 for entry in range(np.uint64(offsets[token]), np.uint64(offsets[token + ONE])):
                     feature, b = indices[TWO * entry], np.float64(packed[TWO * entry + ONE])
                     if signs is None:
-                        row_counts[feature] += 1
+                        row_counts[TWO * feature + half] += 1
                         row_products[feature] += a * b
                     else:
-                        row_counts[feature] += (a > 0) & (b > 0)
+                        row_counts[TWO * feature + half] += (a > 0) & (b > 0)
                         row_products[feature] += abs(a * b)
             continue
         if len(buffer) == 0:
@@ -154,24 +159,27 @@ def add_rows(
         for column in range(begin, end):
             prefetch_entries(column + TOKENS_AHEAD, end, columns, offsets, indices)
             token, a = columns[TWO * column], np.float64(column_values[TWO * column + ONE])
+            one = HALF_B if halves[token] else 1.0
             for entry in range(np.uint64(offsets[token]), np.uint64(offsets[token + ONE])):
                 feature, b = indices[TWO * entry], np.float64(packed[TWO * entry + ONE])
                 if signs is None:
-                    add_to_cell(buffer, feature, a * b, 1.0)
+                    add_to_cell(buffer, feature, a * b, one)
                 else:
-                    add_to_cell(buffer, feature, abs(a * b), np.float64((a > 0) & (b > 0)))
+                    add_to_cell(buffer, feature, abs(a * b), one * ((a > 0) & (b > 0)))
         for feature in range(width):
             row_products[feature] += buffer[2 * feature]
-            row_counts[feature] += np.int64(buffer[2 * feature + 1])
+            both = np.int64(buffer[2 * feature + 1])
+            row_counts[2 * feature] += both & (MOST_TOKENS - 1)
+            row_counts[2 * feature + 1] += both >> HALF_BITS
         buffer[:] = 0
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def prefetch_cells(token: int, offsets: np.ndarray, indices: np.ndarray, row_counts: np.ndarray, row_products: np.ndarray) -> None:
-    """The cells of both table rows (natural order, [Dd]) that this token will touch."""
+    """The cells of both table rows that this token will touch."""
     for entry in range(np.uint64(offsets[token]), np.uint64(offsets[token + ONE])):
         feature = indices[TWO * entry]
-        prefetch(row_counts, feature)
+        prefetch(row_counts, TWO * feature)
         prefetch(row_products, feature)
 
 
@@ -185,13 +193,21 @@ def prefetch_entries(column: np.uint64, end: np.uint64, columns: np.ndarray, off
 
 
 def accumulate(
-    up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
+    up: Csr,
+    down: Csr,
+    halves: Tensor,
+    up_thresholds: Tensor | None,
+    down_thresholds: Tensor | None,
+    counts: Tensor,
+    products: Tensor,
 ) -> None:
     """See `kernels.accumulate`; ValueError also for offsets that do not span the entries and features out of range."""
     up_offsets, up_features, up_values = (part.numpy() for part in up)
     down_offsets, down_features, down_values = (part.numpy() for part in down)
     up_limits, down_limits = (None if limits is None else limits.numpy() for limits in (up_thresholds, down_thresholds))
-    height, width = counts.shape
+    height, width = products.shape
+    if up.tokens >= MOST_TOKENS:
+        raise ValueError(f"a batch of {up.tokens} tokens: at most {MOST_TOKENS - 1} are counted at a time")
     _check_offsets("up", up_offsets, len(up_features))
     _check_offsets("down", down_offsets, len(down_features))
 
@@ -212,8 +228,8 @@ def accumulate(
     total = int(done[-1]) if height else 0
     threads = threads_for(total, LEAST_PER_THREAD)
     bounds = [0, *(int(np.searchsorted(done, total * part // threads)) for part in range(1, threads)), height]
-    entries = (starts, columns, column_values, updates, down_offsets, indices, packed)
-    tables = (counts.numpy(), products.numpy())
+    entries = (starts, columns, column_values, updates, down_offsets, indices, packed, halves.numpy())
+    tables = (counts.numpy().reshape(height, 2 * width), products.numpy())
     run_split([partial(add_rows, first, last, *entries, signs, THICK * width, *tables) for first, last in pairwise(bounds)])
 
 

@@ -28,6 +28,7 @@ def add_pairs(
     down_offsets,
     down_features,
     down_values,
+    halves,
     up_thresholds,
     down_thresholds,
     counts,
@@ -41,12 +42,13 @@ def add_pairs(
     """Grid (T, SHARES): program (t, s) owns the upstream stripes s, s + SHARES, … of token t; the tables are shared by all.
 
     up_offsets, down_offsets int32 [T + 1]; *_features int32 [nnz], *_values float32 [nnz]; *_thresholds float [Du], [width], read
-    only where THRESHOLDED_*; counts int32 or int64 [Du, width], products float64 [Du, width].
+    only where THRESHOLDED_*; halves uint8 [T]; counts int32 or int64 [Du, width, 2], products float64 [Du, width].
     """
     token = tl.program_id(0)
     up_end = tl.load(up_offsets + token + 1)
     down_start = tl.load(down_offsets + token)
     down_end = tl.load(down_offsets + token + 1)
+    half = tl.load(halves + token)
     one = tl.full((BLOCK_UP, BLOCK_DOWN), 1, counts.dtype.element_ty)
     first = tl.load(up_offsets + token) + tl.program_id(1) * BLOCK_UP
     for up_start in range(first, up_end, BLOCK_UP * tl.num_programs(1)):
@@ -69,12 +71,18 @@ def add_pairs(
                 i.to(tl.int64)[:, None] * width + j[None, :]
             )  # int64: 24,576 x 24,576 cells are still below 2^31, a wider table is not
             product = a.to(tl.float64)[:, None] * b.to(tl.float64)[None, :]
-            tl.atomic_add(counts + cell, one, mask=up_active[:, None] & down_active[None, :], sem="relaxed")
+            tl.atomic_add(counts + 2 * cell + half, one, mask=up_active[:, None] & down_active[None, :], sem="relaxed")
             tl.atomic_add(products + cell, product, mask=up_there[:, None] & down_there[None, :], sem="relaxed")
 
 
 def accumulate(
-    up: Csr, down: Csr, up_thresholds: Tensor | None, down_thresholds: Tensor | None, counts: Tensor, products: Tensor
+    up: Csr,
+    down: Csr,
+    halves: Tensor,
+    up_thresholds: Tensor | None,
+    down_thresholds: Tensor | None,
+    counts: Tensor,
+    products: Tensor,
 ) -> None:
     """See `kernels.accumulate`. Features are not checked here (that would synchronise): a Csr from `compact` is always in range."""
     if up.tokens == 0 or up.features.shape[0] == 0 or down.features.shape[0] == 0:
@@ -88,6 +96,7 @@ def accumulate(
     add_pairs[(up.tokens, SHARES)](
         *up,
         *down,
+        halves,
         up.values if up_thresholds is None else up_thresholds,
         down.values if down_thresholds is None else down_thresholds,
         counts,

@@ -1,0 +1,308 @@
+"""Sums and second moments over clusters of tokens, for features and for watched pairs of features.
+
+    tokens of a segment, ordered by cluster ──▶ runs: per feature the clusters on which it fires, with its sums over each
+    runs of two layers, watched pairs       ──▶ S and M of every pair (`engine.measures.intervals` says what for)
+
+M = Σ_d s_d s_dᵀ over clusters d needs little work per pair. Terms of one feature alone (and of the cluster's length) are the same
+for all of its pairs and are summed once per feature; all others vanish unless both features fire in the same cluster. So a pair
+costs the tokens of its downstream feature in clusters where the upstream one fires too, and 26 products for each such cluster.
+
+Everything is summed in the order of the tokens in float64: the same segment and pairs give the same bits.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+ONE = np.uint64(1)
+T, UP, DOWN, JOINT, A, B, AA, BB, AB = range(9)  # the sums of a pair over a cluster, in order
+
+_ROW_STARTS = np.array([sum(9 - before for before in range(row)) - row for row in range(9)])
+
+
+def packed(row: int, column: int) -> int:
+    """Where M[row, column] is in the packed upper triangle, 45 numbers row by row."""
+    low, high = sorted((row, column))
+    return int(_ROW_STARTS[low] + high)
+
+
+_AT = np.array([[packed(row, column) for column in range(9)] for row in range(9)])
+_UP_SIDE = np.array([UP, A, AA])
+_DOWN_SIDE = np.array([DOWN, B, BB])
+_SIDES = np.array([T, UP, A, AA, DOWN, B, BB, AB])  # what `_add_pairs` multiplies n_ij and Σab with
+
+
+class Runs(NamedTuple):
+    """Where the D features of a layer fire, by cluster. A run is one feature in one cluster."""
+
+    starts: np.ndarray
+    """int64 [D + 1]: the runs of feature f are starts[f] … starts[f + 1] - 1, clusters ascending."""
+    clusters: np.ndarray
+    """int32 [R]."""
+    entries: np.ndarray
+    """int64 [R + 1]: the entries of run r are entries[r] … entries[r + 1] - 1."""
+    tokens: np.ndarray
+    """int32 [nnz]: index of the token in the order of the segment, ascending within a feature."""
+    values: np.ndarray
+    """float32 [nnz]: the activation, negative where it is not above the feature's threshold."""
+    sums: np.ndarray
+    """float64 [R, 3]: active tokens, Σa, Σa² of the run."""
+
+    def dense(self, chosen: np.ndarray) -> np.ndarray:
+        """float64 [D, 3], the sums of every feature over the chosen clusters (bool [C])."""
+        sums = np.zeros((len(self.starts) - 1, 3))
+        kept = np.flatnonzero(chosen[self.clusters])
+        feature = np.searchsorted(self.starts, kept, side="right") - 1
+        np.add.at(sums, feature, self.sums[kept])
+        return sums
+
+
+@numba.njit(nogil=True, cache=True)
+def _count(order, cluster_of, offsets, features, starts, run_starts):
+    """Entries and runs of each feature, as running sums; −1 when a feature is out of range, else the number of runs."""
+    width = len(starts) - 1
+    last = np.full(width, -1, np.int32)
+    for at in range(len(order)):
+        token, cluster = order[at], cluster_of[at]
+        for entry in range(offsets[token], offsets[token + 1]):
+            feature = features[entry]
+            if feature < 0 or feature >= width:
+                return -1
+            starts[feature + 1] += 1
+            if last[feature] != cluster:
+                last[feature] = cluster
+                run_starts[feature + 1] += 1
+    for feature in range(width):
+        starts[feature + 1] += starts[feature]
+        run_starts[feature + 1] += run_starts[feature]
+    return run_starts[width]
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill(order, cluster_of, offsets, features, values, thresholds, starts, run_starts, tokens, moved, clusters, entries, sums):
+    filled, run_of = starts[:-1].copy(), run_starts[:-1] - 1
+    last = np.full(len(filled), -1, np.int32)
+    for at in range(len(order)):
+        token, cluster = order[at], cluster_of[at]
+        for entry in range(offsets[token], offsets[token + 1]):
+            feature, value = np.uint64(features[entry]), values[entry]
+            if thresholds is not None and not (value > thresholds[feature]):
+                value = -value
+            slot = np.uint64(filled[feature])
+            filled[feature] = slot + ONE
+            if last[feature] != cluster:
+                last[feature] = cluster
+                run_of[feature] += 1
+                clusters[np.uint64(run_of[feature])], entries[np.uint64(run_of[feature])] = cluster, slot
+            run = np.uint64(run_of[feature])
+            tokens[slot], moved[slot] = at, value
+            exact = np.float64(value)
+            sums[run, 0] += exact > 0
+            sums[run, 1] += abs(exact)
+            sums[run, 2] += exact * exact
+    entries[len(clusters)] = starts[-1]
+
+
+def make_runs(
+    order: np.ndarray,
+    cluster_of: np.ndarray,
+    offsets: np.ndarray,
+    features: np.ndarray,
+    values: np.ndarray,
+    thresholds: np.ndarray | None,
+    width: int,
+) -> Runs:
+    """The runs of one layer.
+
+    Args:
+        order: int64 [n], rows of the Csr in the order of the segment, by cluster.
+        cluster_of: int32 [n], the cluster of each, not falling.
+        offsets, features, values: the Csr, int32 [T + 1], int32 [nnz], float32 [nnz], any number of rows.
+        thresholds: float32 [D], or None where every one is 0.
+        width: D.
+
+    Raises:
+        ValueError: a feature that is not in [0, width).
+    """
+    starts, run_starts = np.zeros(width + 1, np.int64), np.zeros(width + 1, np.int64)
+    runs = _count(order, cluster_of, offsets, features, starts, run_starts)
+    if runs < 0:
+        raise ValueError(f"features has values from {features.min()} to {features.max()}, they must be in [0, {width})")
+    entries = int(starts[-1])
+    tokens, moved = np.empty(entries, np.int32), np.empty(entries, np.float32)
+    clusters, firsts, sums = np.empty(runs, np.int32), np.empty(runs + 1, np.int64), np.zeros((runs, 3))
+    _fill(order, cluster_of, offsets, features, values, thresholds, starts, run_starts, tokens, moved, clusters, firsts, sums)
+    return Runs(run_starts, clusters, firsts, tokens, moved, sums)
+
+
+class FeatureTotals(NamedTuple):
+    """Sums over the clusters of a segment, per feature of a layer. s = (active tokens n, Σa, Σa²) of a cluster of T tokens."""
+
+    sums: np.ndarray
+    """float64 [D, 3]: Σ s."""
+    with_tokens: np.ndarray
+    """float64 [D, 3]: Σ s·T."""
+    squares: np.ndarray
+    """float64 [D, 3, 3]: Σ s sᵀ."""
+    documents: np.ndarray
+    """int64 [D, 2]: clusters with n > 0, and clusters in which the feature fires at all."""
+
+
+@numba.njit(nogil=True, cache=True)
+def _totals(starts, clusters, sums, lengths, special, total, with_tokens, squares, documents):
+    for feature in range(len(starts) - 1):
+        for run in range(starts[feature], starts[feature + 1]):
+            cluster = clusters[run]
+            if special[cluster] >= 0:
+                continue
+            length = lengths[cluster]
+            for x in range(3):
+                total[feature, x] += sums[run, x]
+                with_tokens[feature, x] += sums[run, x] * length
+                for y in range(3):
+                    squares[feature, x, y] += sums[run, x] * sums[run, y]
+            documents[feature, 0] += sums[run, 0] > 0
+            documents[feature, 1] += sums[run, 2] > 0
+
+
+def feature_totals(runs: Runs, lengths: np.ndarray, special: np.ndarray) -> FeatureTotals:
+    """Totals over the clusters that are not special.
+
+    Args:
+        lengths: float64 [C], tokens of each cluster.
+        special: int32 [C], −1 for a cluster that counts here.
+    """
+    width = len(runs.starts) - 1
+    totals = FeatureTotals(np.zeros((width, 3)), np.zeros((width, 3)), np.zeros((width, 3, 3)), np.zeros((width, 2), np.int64))
+    _totals(runs.starts, runs.clusters, runs.sums, lengths, special, *totals)
+    return totals
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_pairs(up_runs, down_runs, pair_up, pair_down, lengths, special, tokens, cross, joints, totals, both, parts):
+    """What needs both features, of every pair, over the clusters in which both fire.
+
+    cross float64 [P, 3, 3]: (n_i, Σa, Σa²) × (n_j, Σb, Σb²); joints [P, 2, 8]: (n_ij, Σab) × (T, n_i, Σa, Σa², n_j, Σb, Σb², Σab);
+    totals [P, 3]: n_ij, Σab, n_ij²; both int64 [P, 2]: clusters with n_i and n_j > 0, clusters in which both fire.
+    """
+    up_starts, up_clusters, up_entries, up_tokens, up_values, up_sums = up_runs
+    down_starts, down_clusters, down_entries, down_tokens, down_values, down_sums = down_runs
+    value_at = np.zeros(tokens, np.float32)
+    run_at = np.full(len(lengths), -1, np.int64)
+    sides = np.zeros(8)
+    current = -1
+    for pair in range(len(pair_up)):
+        i, j = pair_up[pair], pair_down[pair]
+        if i != current:
+            if current >= 0:
+                for run in range(up_starts[current], up_starts[current + 1]):
+                    run_at[up_clusters[run]] = -1
+                for entry in range(up_entries[up_starts[current]], up_entries[up_starts[current + 1]]):
+                    value_at[up_tokens[entry]] = 0.0
+            current = i
+            for run in range(up_starts[i], up_starts[i + 1]):
+                run_at[up_clusters[run]] = run
+            for entry in range(up_entries[up_starts[i]], up_entries[up_starts[i + 1]]):
+                value_at[up_tokens[entry]] = up_values[entry]
+        crossed, joined, total = cross[pair], joints[pair], totals[pair]
+        for run in range(np.uint64(down_starts[j]), np.uint64(down_starts[j + 1])):
+            cluster = np.uint64(down_clusters[run])
+            other = run_at[cluster]
+            if other < 0:
+                continue
+            joint, product = 0.0, 0.0
+            for entry in range(np.uint64(down_entries[run]), np.uint64(down_entries[run + ONE])):
+                a, b = np.float64(value_at[np.uint64(down_tokens[entry])]), np.float64(down_values[entry])
+                joint += (a > 0) & (b > 0)
+                product += abs(a * b)
+            if special[cluster] >= 0:
+                parts[special[cluster], pair, JOINT] += joint
+                parts[special[cluster], pair, AB] += product
+                continue
+            up = np.uint64(other)
+            n_i, a, aa = up_sums[up, 0], up_sums[up, 1], up_sums[up, 2]
+            n_j, b, bb = down_sums[run, 0], down_sums[run, 1], down_sums[run, 2]
+            both[pair, 0] += (n_i > 0) & (n_j > 0)
+            both[pair, 1] += 1
+            crossed[0, 0] += n_i * n_j
+            crossed[0, 1] += n_i * b
+            crossed[0, 2] += n_i * bb
+            crossed[1, 0] += a * n_j
+            crossed[1, 1] += a * b
+            crossed[1, 2] += a * bb
+            crossed[2, 0] += aa * n_j
+            crossed[2, 1] += aa * b
+            crossed[2, 2] += aa * bb
+            if product > 0:
+                sides[0], sides[1], sides[2], sides[3] = lengths[cluster], n_i, a, aa
+                sides[4], sides[5], sides[6], sides[7] = n_j, b, bb, product
+                for x in range(8):
+                    joined[0, x] += joint * sides[x]
+                    joined[1, x] += product * sides[x]
+                total[0] += joint
+                total[1] += product
+                total[2] += joint * joint
+
+
+def add_pairs(
+    up: Runs,
+    down: Runs,
+    up_totals: FeatureTotals,
+    down_totals: FeatureTotals,
+    pair_up: np.ndarray,
+    pair_down: np.ndarray,
+    lengths: np.ndarray,
+    special: np.ndarray,
+    tokens: int,
+    sums: np.ndarray,
+    squares: np.ndarray,
+    documents: np.ndarray,
+) -> np.ndarray:
+    """Add a segment to the moments of P watched pairs, in place.
+
+    Args:
+        up, down: runs of the pair's two layers over the same clusters; up_totals, down_totals: their `feature_totals`.
+        pair_up, pair_down: int32 [P], the pairs, sorted by upstream feature.
+        lengths: float64 [C], tokens of each cluster.
+        special: int32 [C], −1, or the row of the result that a cluster's sums go to instead of the moments.
+        tokens: how many the segment has.
+        sums, squares, documents: float64 [P, 9], float64 [P, 45], int64 [P, 4]: clusters with n_i > 0, with n_j > 0, with either,
+            and those in which either fires at all.
+
+    Returns:
+        float64 [K, P, 9], the sums of the K special clusters.
+    """
+    count, pairs = int(special.max(initial=-1)) + 1, len(pair_up)
+    parts = np.zeros((count, pairs, 9))
+    cross, joints, totals, both = (
+        np.zeros((pairs, 3, 3)),
+        np.zeros((pairs, 2, 8)),
+        np.zeros((pairs, 3)),
+        np.zeros((pairs, 2), np.int64),
+    )
+    _add_pairs(tuple(up), tuple(down), pair_up, pair_down, lengths, special, tokens, cross, joints, totals, both, parts)
+
+    own = lengths[special < 0]
+    sums[:, T] += own.sum()
+    squares[:, packed(T, T)] += own @ own
+    for side, chosen, of_feature in ((_UP_SIDE, pair_up, up_totals), (_DOWN_SIDE, pair_down, down_totals)):
+        sums[:, side] += of_feature.sums[chosen]
+        squares[:, _AT[T, side]] += of_feature.with_tokens[chosen]
+        for x, y in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
+            squares[:, packed(side[x], side[y])] += of_feature.squares[chosen, x, y]
+    sums[:, JOINT] += totals[:, 0]
+    sums[:, AB] += totals[:, 1]
+    squares[:, packed(JOINT, JOINT)] += totals[:, 2]
+    squares[:, _AT[_UP_SIDE[:, None], _DOWN_SIDE]] += cross
+    squares[:, _AT[JOINT, _SIDES]] += joints[:, 0]
+    squares[:, _AT[AB, _SIDES]] += joints[:, 1]
+    documents[:, :2] += np.stack([up_totals.documents[pair_up, 0], down_totals.documents[pair_down, 0]], axis=1)
+    documents[:, 2:] += up_totals.documents[pair_up] + down_totals.documents[pair_down] - both
+
+    for row in range(count):
+        chosen = special == row
+        parts[row, :, T] = lengths[chosen].sum()
+        parts[row][:, _UP_SIDE] = up.dense(chosen)[pair_up]
+        parts[row][:, _DOWN_SIDE] = down.dense(chosen)[pair_down]
+    return parts
