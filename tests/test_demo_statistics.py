@@ -135,7 +135,7 @@ def test_with_relative_thresholds_every_count_equals_brute_force_at_the_share_of
     assert 0.1 < sum(rows.sum() for rows in active) / sum((layer > 0).sum() for layer in dense) < 0.99
     for up, down in adjacent_pairs(len(dense)):
         joint = active[up].astype(np.float32).T @ active[down].astype(np.float32)  # exact up to 2^24
-        assert np.array_equal(state.pairs[up, down].counts, joint)
+        assert np.array_equal(state.pairs[up, down].joint(...), joint)
 
 
 def brute_force(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
