@@ -26,6 +26,7 @@ from engine.corpus.log import CorpusLog
 from engine.corpus.segment import Segment, TokenSegment
 from engine.counts.checkpoint import Checkpoints, Cursor
 from engine.counts.state import State
+from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
 from engine.encoder.encoded import Encoded
 from engine.errors import StorageFull
@@ -36,6 +37,7 @@ from engine.views.convergence import Convergence
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
 from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
+from engine.views.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +67,15 @@ class Loop:
     publisher: Publisher
     live: LiveQueries
     convergence: Convergence
+    watch: Watch
     lock: threading.Lock
     micro_batch: MicroBatchSize
     stop: threading.Event
     calibration: CalibrationStatus | None = None
     rate: Rate = field(default_factory=Rate)
     storage_problem: str | None = None
+    batches: list[SparseBatch] = field(default_factory=list)
+    """What is counted of the segment so far: sums over documents are made where it ends."""
     _beat_at: float = 0.0
     _standing: int = 0
 
@@ -99,10 +104,12 @@ class Loop:
 
     def count(self, segment: Segment) -> bool:
         """Count what is left of a segment; False when `stop` came first."""
+        self.recall(segment)
         for units in self.micro_batches(segment):
             encoded = self.encoder.encode(segment, units)
             with self.lock:
                 self.state.add(encoded.batch, encoded.set_aside)
+            self.batches.append(encoded.batch)
             self.cursor = Cursor(segment.number, self.cursor.units + len(units))
             self.rate.add(encoded.batch.tokens)
             self.between()
@@ -110,18 +117,35 @@ class Loop:
                 return False
         return True
 
-    def micro_batches(self, segment: Segment) -> Iterator[np.ndarray]:
-        """The segment's units that are not counted yet, in their fixed order, as many at a time as half a second allows."""
-        return self.micro_batch.batches(segment, done=self.cursor.units)
+    def recall(self, segment: Segment) -> None:
+        """Encode again what a checkpoint has counted of this segment: it holds the counts, not the activations."""
+        if self.batches or not self.cursor.units:
+            return
+        for units in self.micro_batches(segment, slice(self.cursor.units)):
+            self.batches.append(self.encoder.encode(segment, units).batch)
+            if self.stop.is_set():
+                self.batches = []
+                return
+            self.live.answer_pending(self.encode_window)
+
+    def micro_batches(self, segment: Segment, which: slice | None = None) -> Iterator[np.ndarray]:
+        """Units of the segment in their fixed order, as many at a time as half a second allows: those that are not counted yet, or
+        others of that order."""
+        return self.micro_batch.batches(segment, slice(self.cursor.units, None) if which is None else which)
 
     def finish(self, segment: Segment) -> None:
         """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""
+        before = self.state.tokens - sum(batch.tokens for batch in self.batches)
         with self.lock:
-            self.state.ledger.finish(segment.pieces)
+            self.watch.begin(self.state, segment.number, segment.first_position, before)
+            self.state.end_segment(self.batches, segment.pieces, segment.piece_positions)
+        self.batches = []
         self.cursor = Cursor(segment.number + 1, 0)
         self.uploads.passed([segment])
         self.ingest.consumed(segment.number)
-        self.convergence.observe(self.state)
+        if self.convergence.observe(self.state):
+            with self.lock:
+                self.watch.choose(self.state, segment.first_position + segment.token_count)
 
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""

@@ -46,6 +46,7 @@ from engine.views.convergence import Convergence
 from engine.views.decoder import DecoderCosines
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
+from engine.views.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         checkpoints=checkpoints,
         publisher=publisher,
         live=LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer)),
+        watch=Watch(settings.data_dir / "watch.json", settings.watched_pairs, shape.pairs),
         convergence=Convergence.load(loaded.extra) if loaded else Convergence(shape.pairs),
         lock=guard,
         micro_batch=micro_batch,

@@ -47,9 +47,9 @@ class MicroBatchSize:
         self.most = max(64, most)
         self.tokens = min(start, self.most)
 
-    def batches(self, segment: Segment, done: int = 0) -> Iterator[np.ndarray]:
-        """The units of a segment in their fixed order, without the first `done`, as many at a time as the measured speed allows."""
-        left = segment.unit_order[done:]
+    def batches(self, segment: Segment, which: slice = slice(None)) -> Iterator[np.ndarray]:
+        """Units of a segment, `which` of their fixed order, as many at a time as the measured speed allows."""
+        left = segment.unit_order[which]
         lengths = segment.unit_tokens(left)
         first = 0
         while first < len(left):

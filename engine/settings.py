@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     # what is published
     published_k: int = Field(default=20, ge=1, le=200, description="neighbours kept per measure and direction in Redis")
     min_support: int = Field(default=10, ge=1, description="smallest joint count of a published neighbour")
+    watched_pairs: int = Field(default=100_000, ge=0, description="pairs whose intervals are kept, over all layer pairs")
     publish_interval: float = Field(default=1.0, gt=0, description="seconds between snapshots, at least")
 
     # how text is cut

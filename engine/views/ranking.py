@@ -87,7 +87,7 @@ def rank_pair(
     # n·n_ij / (n_i·n_j), the lift, orders a row as the necessity does, and a column as the sufficiency.
     left_out = {"lift"} if cosines is not None else {"lift", "decoder_cosine"}
     measures = [measure for measure in MEASURES if measure not in left_out]
-    best = _best(table, up, down, tokens, measures, k, min_support, cosines)
+    best = best_cells(table, up, down, tokens, measures, k, min_support, cosines)
     width = len(down.count)
     by_row = _union([found.rows for found in best])
     by_column = _union([found.columns for found in best])
@@ -98,11 +98,11 @@ def rank_pair(
 
 def top_lists(table: PairTable, up: Side, down: Side, tokens: int, *, measure: str, k: int, min_support: int) -> np.ndarray:
     """int32 `[Du, k]`: the k best downstream features of every upstream one by a measure, best first; −1 where there are fewer."""
-    (found,) = _best(table, up, down, tokens, [measure], k, min_support, None)
+    (found,) = best_cells(table, up, down, tokens, [measure], k, min_support, None)
     return np.where(found.rows >= 0, found.rows % len(down.count), -1).astype(np.int32)
 
 
-def _best(
+def best_cells(
     table: PairTable,
     up: Side,
     down: Side,
@@ -112,7 +112,7 @@ def _best(
     min_support: int,
     cosines: np.ndarray | None,
 ) -> list[BestCells]:
-    """The top lists of one layer pair by each of the measures. The id of a cell is row · Dd + column."""
+    """The top lists of one layer pair by each of the measures: the id of a cell is row · Dd + column, of no cell −1."""
     best = [BestCells(len(up.count), len(down.count), k) for _ in measures]
     for ids, joint, product in _supported(table, min_support):
         i, j = _row_and_column(ids, len(down.count))

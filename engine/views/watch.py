@@ -1,0 +1,135 @@
+"""Which pairs are watched, so that their intervals are kept: the leaders of the published lists, and what was asked for by name.
+
+Choices are made at fixed places of the log (`engine.views.convergence`), from the state there: what is watched is a function of the
+log and of the pins, and the pins lie in the data directory with the segment from which each holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from engine import durable
+from engine.errors import BadValue, DamagedFile
+from engine.views.ranking import Side, best_cells
+
+if TYPE_CHECKING:
+    from engine.counts.state import State
+
+Pair = tuple[int, int, int, int]
+"""Upstream layer and feature, downstream layer and feature."""
+
+LEADERS = 5
+WATCHED_MEASURES = ("jaccard", "sufficiency", "necessity", "pearson")
+MIN_SUPPORT = 10
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """Pairs that are watched from the start of a segment on."""
+
+    segment: int
+    pairs: list[Pair]
+
+
+class Watch:
+    """The choices of one run.
+
+    Attributes:
+        limit: watched pairs at most, over all layer pairs.
+    """
+
+    def __init__(self, path: Path, limit: int, pairs: Sequence[tuple[int, int]]) -> None:
+        """
+        Args:
+            path: file of the pins; none yet is no pins.
+            limit: watched pairs at most; each layer pair gets the same share of it.
+            pairs: the run's layer pairs.
+
+        Raises:
+            DamagedFile: the file holds something else.
+        """
+        self.limit = limit
+        self._path = path
+        self._share = limit // max(1, len(pairs))
+        self._pins: list[Pin] = []
+        if path.exists():
+            try:
+                self._pins = msgspec.json.decode(path.read_bytes(), type=list[Pin])
+            except msgspec.DecodeError as error:
+                raise DamagedFile(f"{path} holds no list of watched pairs: {error}") from error
+
+    @property
+    def pinned(self) -> set[Pair]:
+        """All pairs that were ever asked for."""
+        return {pair for pin in self._pins for pair in pin.pairs}
+
+    def pin(self, pairs: Sequence[Pair], segment: int) -> int:
+        """Watch these from the start of a segment on, durably; how many of them were not pinned before.
+
+        Raises:
+            BadValue: more pairs than the limit leaves room for; none is pinned then.
+            StorageFull: none is pinned.
+        """
+        known = self.pinned
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        by_layers: dict[tuple[int, int], int] = {}
+        for pair in (*known, *new):
+            by_layers[pair[0], pair[2]] = by_layers.get((pair[0], pair[2]), 0) + 1
+        if most := max(by_layers.values(), default=0):
+            layers = max(by_layers, key=lambda key: by_layers[key])
+            if most > self._share:
+                raise BadValue(
+                    f"{len(pairs)} pairs: layers {layers[0]}→{layers[1]} would have {most:,} pinned pairs, and at most "
+                    f"{self._share:,} of a layer pair can be watched (watched_pairs = {self.limit:,}, shared by the layer pairs)"
+                )
+        if new:
+            pins = [*self._pins, Pin(segment, new)]
+            durable.write_file(self._path, [msgspec.json.encode(pins)])
+            self._pins = pins
+        return len(new)
+
+    def begin(self, state: State, segment: int, position: int, tokens: int) -> None:
+        """Pin what holds from this segment on, before its clusters are summed.
+
+        Args:
+            state: to pin in.
+            segment: its number.
+            position: in the log, of its first token.
+            tokens: counted before it.
+        """
+        for pin in self._pins:
+            if pin.segment == segment:
+                for layers in {(pair[0], pair[2]) for pair in pin.pairs}:
+                    chosen = [(pair[1], pair[3]) for pair in pin.pairs if (pair[0], pair[2]) == layers]
+                    up, down = np.array(chosen, np.int32).T
+                    state.watched[layers].pin(up, down, position=position, tokens=tokens)
+
+    def choose(self, state: State, position: int) -> None:
+        """Choose anew from what is counted, for the clusters that begin at or behind a position in the log."""
+        sides = [
+            Side(*(column.cpu().numpy() for column in (part.count, part.sum, part.sum_of_squares))) for part in state.marginals
+        ]
+        for (up, down), watched in state.watched.items():
+            table = state.pairs[up, down]
+            width = len(sides[down].count)
+            best = best_cells(table, sides[up], sides[down], state.tokens, WATCHED_MEASURES, LEADERS, MIN_SUPPORT, None)
+            by_rank = [ids[:, rank] for rank in range(LEADERS) for found in best for ids in (found.rows, found.columns)]
+            ids = np.concatenate(by_rank)
+            ids = ids[ids >= 0]
+            ids, first = np.unique(ids, return_index=True)
+            # Leaders before followers; among equals those with the most joint tokens, whose intervals come first.
+            rank = np.searchsorted(np.cumsum([np.count_nonzero(part >= 0) for part in by_rank]), first, side="right")
+            rank //= 2 * len(best)
+            i, j = np.divmod(ids, width)
+            order = np.lexsort((ids, -table.joint((i, j)), rank))
+            watched.choose(
+                i[order].astype(np.int32),
+                j[order].astype(np.int32),
+                position=position,
+                tokens=state.tokens,
+                limit=self._share,
+            )
