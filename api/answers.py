@@ -6,8 +6,9 @@ from typing import Literal
 
 import msgspec
 
+from engine.threshold import Threshold
 from engine.views.answers import SnapshotAnswer
-from engine.views.records import CheckpointStatus, ConvergencePoint, EngineState
+from engine.views.records import CalibrationStatus, CheckpointStatus, ConvergencePoint, EngineState
 from engine.views.requests import ContextAnswer
 
 
@@ -81,6 +82,8 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     saes: str
     layers: list[LayerAnswer]
     pairs: list[tuple[int, int]]
+    threshold: Threshold
+    calibration: CalibrationStatus | None
     tokens: int
     tokens_per_second: float
     queue_tokens: int
@@ -105,10 +108,11 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One feature.
 
     Attributes:
-        count: tokens at which it was active (activation > threshold); density: its share of `tokens`, null before the first token.
+        threshold: of this feature, also where the run's is relative: it is active where its activation is above.
+        count: tokens at which it was active; density: its share of `tokens`, null before the first token.
         max: its strongest activation, null when it never fired.
-        mean: over all tokens; mean_active: over those at which it was active, null when it never fired or where the run has a
-            threshold (sums hold every activation, counts those above the threshold).
+        mean: over all tokens; mean_active: over those at which it was active, null when it never fired or where its threshold is
+            not 0 (sums hold every activation, counts those above the threshold).
         pairs: the layer pairs that its layer is part of.
         contexts: its strongest activations, strongest first, at most one per document and 8 in all; `…/contexts` has their text.
         strongest: the text around its strongest activation, live from the engine; null with `strongest_reason`.
@@ -120,6 +124,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     hook: str
     neuronpedia: str | None
     tokens: int
+    threshold: float
     count: int
     density: float | None
     max: float | None

@@ -16,6 +16,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from api import activations, convergence, corpora, events, features, health, similarity, status
+from api.calibration import RefuseWhileCalibrating
 from api.metrics import RequestMetrics
 from api.page import page, web_files
 from api.parameters import only_known_parameters
@@ -73,6 +74,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
         state=state,
         exception_handlers=dict(HANDLERS),
         before_request=only_known_parameters,
+        guards=[RefuseWhileCalibrating(state.views, settings)],
         middleware=[state.metrics.middleware],
         openapi_config=openapi(VERSION),
         lifespan=[_until_closed],

@@ -37,7 +37,10 @@ def serve(
     saes: Annotated[str | None, typer.Option(help="SAEs: SAELens RELEASE[:glob], or a folder with one SAE folder per hook")] = None,
     dictionary: Annotated[str | None, typer.Option(help="D0,D1,…: dictionary sizes of a run without a model")] = None,
     pairs: Annotated[str | None, typer.Option(help="layer pairs, e.g. 0-1,1-2,0-5; adjacent ones by default")] = None,
-    threshold: Annotated[float | None, typer.Option(help="a feature is active where its activation is above this")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="a feature is active above this activation: 0.5, or 0.2max of its own maximum")
+    ] = None,
+    calibration_tokens: Annotated[int | None, typer.Option(help="take those maxima over the first so many tokens")] = None,
     include_special: Annotated[bool | None, typer.Option(help="count special tokens (BOS, EOS, padding) too")] = None,
     context_size: Annotated[int | None, typer.Option(help="window length in tokens; the SAEs' by default")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
@@ -58,6 +61,7 @@ def serve(
         dictionary=_numbers("--dictionary", dictionary),
         pairs=None if pairs is None else [_pair(item) for item in pairs.split(",")],
         threshold=threshold,
+        calibration_tokens=calibration_tokens,
         include_special=include_special,
         context_size=context_size,
         device=device,

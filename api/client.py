@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from engine.errors import BadInput, NotReady, SaestreamError
+from engine.errors import BadInput, Calibrating, NotReady, SaestreamError
 
 MEDIA_TYPES = {
     ".txt": "text/plain",
@@ -43,7 +43,7 @@ class Client:
         """GET a route and decode its JSON.
 
         Raises:
-            NotReady: nothing listens at the address, or the server says 503. Refused: any other problem.
+            NotReady: nothing listens at the address, or the server says 503 or that it calibrates. Refused: any other problem.
         """
         return self._decode(lambda: self._http.get(path, params=_given(query)))
 
@@ -62,7 +62,7 @@ class Client:
             return answer.json()
         problem = answer.json() if "json" in answer.headers.get("content-type", "") else {}
         detail = problem.get("detail") or problem.get("title") or f"{self.url} answered {answer.status_code} {answer.reason_phrase}"
-        if answer.status_code == 503:
+        if answer.status_code == 503 or problem.get("title") == Calibrating.title:
             raise NotReady(detail)
         raise Refused(detail)
 

@@ -41,7 +41,6 @@ async def feature(
     request: Request[Any, Any, Any],
     views: Views,
     run: Run,
-    settings: Settings,
     layer: Annotated[int, LAYER],
     index: Annotated[int, INDEX],
     max_staleness_ms: MaxStaleness = None,
@@ -52,7 +51,7 @@ async def feature(
     await refuse_stale(views, snapshot, max_staleness_ms)
     strongest, reason, lasting = await _strongest(views, record)
     pairs = [(min(layer, table.layer), max(layer, table.layer)) for table in record.tables]
-    body = feature_answer(described, record, snapshot, settings.threshold, pairs, strongest, reason)
+    body = feature_answer(described, record, snapshot, pairs, strongest, reason)
     return answer(request, body, version=snapshot.version if lasting else None)
 
 
@@ -134,7 +133,6 @@ def feature_answer(
     layer: LayerDescription,
     record: FeatureRecord,
     snapshot: Snapshot,
-    threshold: float,
     pairs: list[tuple[int, int]],
     strongest: ContextAnswer | None,
     reason: str | None,
@@ -148,11 +146,12 @@ def feature_answer(
         hook=layer.hook,
         neuronpedia=f"{NEURONPEDIA}/{layer.neuronpedia}/{record.index}" if layer.neuronpedia else None,
         tokens=record.tokens,
+        threshold=record.threshold,
         count=record.count,
         density=record.count / record.tokens if record.tokens else None,
         max=record.max if fired else None,
         mean=record.sum / record.tokens if record.tokens else None,
-        mean_active=record.sum / record.count if record.count and threshold == 0 else None,
+        mean_active=record.sum / record.count if record.count and record.threshold == 0 else None,
         pairs=pairs,
         contexts=[ActivationAnswer(activation=value, log_position=position) for position, value in record.contexts().tolist()],
         strongest=strongest,

@@ -46,7 +46,10 @@ async def livez(request: Request[Any, Any, Any]) -> Response[Alive]:
 
 @get("/readyz", summary="Answers are current", tags=["health"])
 async def readyz(request: Request[Any, Any, Any], views: Views, settings: Settings) -> Response[Ready]:
-    """200 when the engine has recovered and its snapshot is younger than three publish intervals, or there is nothing to count."""
+    """200 when the engine has recovered and its snapshot is younger than three publish intervals, or there is nothing to count.
+
+    A run that calibrates has nothing to count yet and is ready: what it waits for is text, which must be able to reach it.
+    """
     status = await views.status()
     if status is None:
         raise NotReady("the engine has not reported yet")
@@ -54,6 +57,8 @@ async def readyz(request: Request[Any, Any, Any], views: Views, settings: Settin
         raise NotReady(f"the engine is {status.state}")
     if (silent := time.time() - status.updated_at) > _SILENT_SECONDS:
         raise NotReady(f"the engine has not reported for {silent:.0f} s")
+    if status.state == "calibrating":
+        return answer(request, Ready())
     snapshot = await views.snapshot()
     if snapshot is None:
         raise NotReady("no snapshot has been published yet")

@@ -22,12 +22,13 @@ async def status(request: Request[Any, Any, Any], views: Views, run: Run, settin
     """Model, SAEs, layers, tokens counted, speed, queue, snapshot and checkpoint.
 
     `tokens` are those in the counts; `lag_tokens` of them are not in the published snapshot yet; `queue_tokens` (an estimate) have
-    arrived and wait. While the engine still loads the model the state is `starting` and there are no layers.
+    arrived and wait. While the engine still loads the model the state is `starting` and there are no layers. While a run with
+    relative thresholds is `calibrating`, `calibration` says how far that is, and nothing is counted.
     """
     try:
         description = run.description()
     except NotReady:
-        description = RunDescription(model=settings.model or "", saes=settings.saes or "", layers=[])
+        description = RunDescription(model=settings.model or "", saes=settings.saes or "", layers=[], threshold=settings.threshold)
     return answer(request, status_answer(description, await views.status(), await views.snapshot(), settings))
 
 
@@ -44,6 +45,8 @@ def status_answer(run: RunDescription, record: StatusRecord | None, snapshot: Sn
             for layer in run.layers
         ],
         pairs=record.pairs if record else [],
+        threshold=run.threshold,
+        calibration=record.calibration if record else None,
         tokens=tokens,
         tokens_per_second=record.tokens_per_second if record else 0.0,
         queue_tokens=record.queue_tokens if record else 0,

@@ -37,12 +37,25 @@ def status(answer: Any, corpora: Any) -> RenderableType:
             f" counted, {answer['tokens_per_second']:,.0f} tokens/s, {answer['state']}",
         )
     ]
+    if calibration := answer.get("calibration"):
+        lines.append(_calibration(calibration, answer["threshold"]["value"]))
     if answer.get("problem"):
         lines.append(Text(f"problem: {answer['problem']}", style="red"))
     if checkpoint := answer.get("checkpoint"):
         age = time.time() - checkpoint["saved_at"]
         lines.append(Text(f"last checkpoint {age:,.0f} s ago, at {number(checkpoint['tokens'])} tokens", style="dim"))
     return Group(*lines, layers, *([texts] if texts.row_count else []))
+
+
+def _calibration(answer: Any, ratio: float) -> Text:
+    """One line about relative thresholds: how far they are, or what they are."""
+    seen, wanted, never_fired = answer["tokens"], answer["calibration_tokens"], sum(answer["never_fired"])
+    what = f"{ratio:g} of each feature's maximum"
+    if not answer["done"]:
+        done = f"{number(seen)} of {number(wanted)} tokens seen ({min(1.0, seen / wanted):.0%})"
+        return Text(f"{done}, fewer if the first upload ends there; thresholds will be {what} in them", style="yellow")
+    unseen = f"; {number(never_fired)} features had not fired there, their threshold is 0" if never_fired else ""
+    return Text(f"thresholds: {what} in the first {number(seen)} tokens{unseen}", style="dim")
 
 
 def feature_line(answer: Any) -> Text:

@@ -95,6 +95,7 @@ def run(quick: bool) -> list[dict]:
                 lay_down(inbox, iter(documents), corpus)
             inbox.close()
             loop = build(settings, threading.Event())
+            assert loop is not None  # nothing stops it
             documents = sum(map(len, texts.values()))
             alone = tokenise(loop, documents)
             stages, took = count(loop)

@@ -55,6 +55,13 @@ class Busy(Conflict):
     retry_after = 1
 
 
+class Calibrating(Conflict):
+    """Statistics were asked for before the thresholds are known that they are counted with."""
+
+    title = "Calibrating"
+    retry_after = 5
+
+
 class TooLarge(SaestreamError):
     """A document or body over its limit."""
 

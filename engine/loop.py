@@ -36,7 +36,7 @@ from engine.views.contexts import Found, encode_windows
 from engine.views.convergence import Convergence
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
-from engine.views.records import CheckpointStatus, EngineState, LayerStatus, StatusRecord
+from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
 from engine.views.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Loop:
     lock: threading.Lock
     micro_batch: MicroBatchSize
     stop: threading.Event
+    calibration: CalibrationStatus | None = None
     rate: Rate = field(default_factory=Rate)
     storage_problem: str | None = None
     batches: list[SparseBatch] = field(default_factory=list)
@@ -104,7 +105,7 @@ class Loop:
     def count(self, segment: Segment) -> bool:
         """Count what is left of a segment; False when `stop` came first."""
         self.recall(segment)
-        for units in self.micro_batches(segment):
+        for units in self.micro_batch.batches(segment, slice(self.cursor.units, None)):
             encoded = self.encoder.encode(segment, units)
             with self.lock:
                 self.state.add(encoded.batch, encoded.set_aside)
@@ -120,25 +121,12 @@ class Loop:
         """Encode again what a checkpoint has counted of this segment: it holds the counts, not the activations."""
         if self.batches or not self.cursor.units:
             return
-        for units in self.micro_batches(segment, slice(self.cursor.units)):
+        for units in self.micro_batch.batches(segment, slice(self.cursor.units)):
             self.batches.append(self.encoder.encode(segment, units).batch)
             if self.stop.is_set():
                 self.batches = []
                 return
             self.live.answer_pending(self.encode_windows)
-
-    def micro_batches(self, segment: Segment, which: slice | None = None) -> Iterator[np.ndarray]:
-        """Units of the segment in their fixed order, as many at a time as half a second allows: those that are not counted yet, or
-        others of that order."""
-        left = segment.unit_order[slice(self.cursor.units, None) if which is None else which]
-        lengths = segment.unit_tokens(left)
-        first = 0
-        while first < len(left):
-            taken = self.micro_batch.fit(lengths[first:])
-            began = time.monotonic()
-            yield left[first : first + taken]
-            self.micro_batch.took(int(lengths[first : first + taken].sum()), time.monotonic() - began)
-            first += taken
 
     def finish(self, segment: Segment) -> None:
         """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""
@@ -218,4 +206,5 @@ class Loop:
             memory_bytes=psutil.Process().memory_info().rss,
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
             updated_at=time.time(),
+            calibration=self.calibration,
         )

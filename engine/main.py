@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,8 @@ import torch
 from tokenizers import Tokenizer
 
 from engine import durable
+from engine.calibration import Calibration, FrozenThresholds
+from engine.calibration_pass import CalibrationPass
 from engine.corpus.inbox import Inbox
 from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog
@@ -67,7 +70,9 @@ def main() -> int:
     try:
         holder = lock(settings.data_dir / "engine.lock", "an engine", _PREDECESSOR_SECONDS)
         try:
-            build(settings, stop).run()
+            loop = build(settings, stop)
+            if loop is not None:
+                loop.run()
         finally:
             holder.close()
     except (AlreadyRunning, DamagedFile, DoesNotFit, OtherRun) as error:
@@ -79,8 +84,11 @@ def main() -> int:
     return 0
 
 
-def build(settings: Settings, stop: threading.Event) -> Loop:
-    """Load the model, open the log, read the newest checkpoint, start the threads.
+def build(settings: Settings, stop: threading.Event) -> Loop | None:
+    """Load the model, open the log, calibrate where the threshold is relative and that was not done, read the newest checkpoint.
+
+    Returns:
+        The loop, ready to run; None when `stop` came during calibration.
 
     Raises:
         DoesNotFit, OtherRun, DamagedFile: this run is impossible; the message says why.
@@ -91,19 +99,56 @@ def build(settings: Settings, stop: threading.Event) -> Loop:
     description = encoder.describe()
     if settings.dictionary is None and settings.model is None:
         description = msgspec.structs.replace(description, model=DEMO_NAME, saes=DEMO_NAME)
-    shape = RunShape.of(description.dictionaries, settings.pairs, settings.threshold, settings.device)
+    description = msgspec.structs.replace(description, threshold=settings.threshold)
+    everywhere = settings.threshold.value if settings.threshold.kind == "absolute" else 0.0  # relative ones come with calibration
+    shape = RunShape.of(description.dictionaries, settings.pairs, everywhere, settings.device)
     run = fingerprint(description, shape, settings)
-    checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
     describe_run(settings.data_dir / "run.json", description, run)
-    loaded = checkpoints.latest(run, settings.device)
-    state, cursor = (loaded.state, loaded.cursor) if loaded else (State.of_shape(shape), Cursor(0, 0))
     inbox, corpus = Inbox(settings.data_dir / "inbox"), CorpusLog(settings.data_dir / "log")
+    uploads = Uploads(inbox, corpus)
+    cosines = DecoderCosines(encoder.decoder_directions if isinstance(encoder, ModelEncoder) else None, shape.pairs)
+    publisher = Publisher(settings, description, epoch, cosines)
+    micro_batch = MicroBatchSize(settings.micro_batch_seconds, _DENSE_BYTES // (4 * max(description.dictionaries)))
+    tokenizer = encoder.tokenizer
+    new_ingest = partial(
+        Ingest,
+        inbox,
+        corpus,
+        tokenizer=None if tokenizer is None else DocumentTokenizer(tokenizer),
+        content=description.content_size,
+        dictionaries=description.dictionaries,
+        segment_tokens=settings.segment_tokens,
+        quiet_ms=settings.quiet_ms,
+    )
+    frozen = None
+    if settings.threshold.kind == "relative":
+        path = settings.data_dir / "thresholds"
+        calibration_pass = CalibrationPass(
+            calibration=Calibration(shape.dictionaries, settings.calibration_tokens, settings.device),
+            path=path,
+            encoder=encoder,
+            description=description,
+            fingerprint=run,
+            shape=shape,
+            corpus=corpus,
+            ingest=new_ingest(consumed=-1),
+            uploads=uploads,
+            publisher=publisher,
+            micro_batch=micro_batch,
+            stop=stop,
+        )
+        frozen = FrozenThresholds.load(path, run) or calibration_pass.run()
+        if frozen is None:
+            return None
+        shape = RunShape.of(shape.dictionaries, shape.pairs, frozen.thresholds, settings.device)
+    checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
+    loaded = checkpoints.latest(run, settings.device)
+    if loaded and not loaded.state.shape.same_counts_as(shape):
+        raise DamagedFile(f"{checkpoints.root} was counted with other thresholds than {settings.data_dir / 'thresholds'} holds")
+    state, cursor = (loaded.state, loaded.cursor) if loaded else (State.of_shape(shape), Cursor(0, 0))
     if cursor.segment > corpus.last + 1:
         raise DamagedFile(f"{corpus.root} ends at segment {corpus.last}, the checkpoint has counted up to segment {cursor.segment}")
-    uploads = Uploads(inbox, corpus)
     uploads.passed(range(cursor.segment))
-    cosines = DecoderCosines(encoder.decoder_directions if isinstance(encoder, ModelEncoder) else None, shape.pairs)
-    tokenizer = encoder.tokenizer
     guard = threading.Lock()
     log.info("ready: %d tokens counted, %d in the log", state.tokens, corpus.sealed_tokens)
     return Loop(
@@ -111,27 +156,19 @@ def build(settings: Settings, stop: threading.Event) -> Loop:
         description=description,
         fingerprint=run,
         corpus=corpus,
-        ingest=Ingest(
-            inbox,
-            corpus,
-            tokenizer=None if tokenizer is None else DocumentTokenizer(tokenizer),
-            content=description.content_size,
-            dictionaries=description.dictionaries,
-            consumed=cursor.segment - 1,
-            segment_tokens=settings.segment_tokens,
-            quiet_ms=settings.quiet_ms,
-        ),
+        ingest=new_ingest(consumed=cursor.segment - 1),
         uploads=uploads,
         state=state,
         cursor=cursor,
         checkpoints=checkpoints,
-        publisher=Publisher(settings, description, epoch, cosines),
+        publisher=publisher,
         live=LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer)),
         watch=Watch(settings.data_dir / "watch.json", settings.watched_pairs, shape.pairs),
         convergence=Convergence.load(loaded.extra) if loaded else Convergence(shape.pairs),
         lock=guard,
-        micro_batch=MicroBatchSize(settings.micro_batch_seconds, _DENSE_BYTES // (4 * max(description.dictionaries))),
+        micro_batch=micro_batch,
         stop=stop,
+        calibration=None if frozen is None else frozen.status(),
     )
 
 
@@ -161,9 +198,11 @@ def load_encoder(settings: Settings) -> ModelEncoder | PushedActivations:
 
 def fingerprint(description: RunDescription, shape: RunShape, settings: Settings) -> dict[str, str]:
     """Everything that two runs must agree in to be one: not batch size, device, threads or k."""
+    relative = settings.threshold.kind == "relative"
     return {
         **description.fingerprint,
-        "threshold": f"{settings.threshold:g}",
+        "threshold": str(settings.threshold),
+        **({"calibration tokens": str(settings.calibration_tokens)} if relative else {}),
         "layer pairs": ", ".join(f"{up}-{down}" for up, down in shape.pairs),
         "packing": "document",
         "dtype": "float32",

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from engine.corpus.segment import Segment
 
 
 class Rate:
@@ -41,6 +46,18 @@ class MicroBatchSize:
         self.seconds = seconds
         self.most = max(64, most)
         self.tokens = min(start, self.most)
+
+    def batches(self, segment: Segment, which: slice = slice(None)) -> Iterator[np.ndarray]:
+        """Units of a segment, `which` of their fixed order, as many at a time as the measured speed allows."""
+        left = segment.unit_order[which]
+        lengths = segment.unit_tokens(left)
+        first = 0
+        while first < len(left):
+            taken = self.fit(lengths[first:])
+            began = time.monotonic()
+            yield left[first : first + taken]
+            self.took(int(lengths[first : first + taken].sum()), time.monotonic() - began)
+            first += taken
 
     def fit(self, unit_tokens: np.ndarray) -> int:
         """How many of the next units fit: at least one.

@@ -7,12 +7,13 @@ command line can't disagree.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from engine.errors import BadInput
+from engine.threshold import Threshold
 
 MIB = 1 << 20
 
@@ -27,7 +28,12 @@ class Settings(BaseSettings):
     saes: str | None = Field(default=None, description="SAEs: SAELens RELEASE[:glob], or a folder with one SAE folder per hook")
     dictionary: list[int] | None = Field(default=None, description="dictionary sizes, one per layer, of a run without a model")
     pairs: list[tuple[int, int]] | None = Field(default=None, description="layer pairs (up, down); adjacent ones by default")
-    threshold: float = Field(default=0.0, ge=0.0, description="a feature is active where its activation is above this")
+    threshold: Annotated[Threshold, PlainValidator(Threshold.parse), PlainSerializer(str)] = Field(
+        default=Threshold(), description="a feature is active where its activation is above this: 0.5, or 0.2max of its own maximum"
+    )
+    calibration_tokens: int = Field(
+        default=1_000_000, ge=1, description="a relative threshold is a share of the maximum over these first tokens"
+    )
     include_special: bool = Field(default=False, description="count special tokens (BOS, EOS, padding) too")
     context_size: int | None = Field(default=None, ge=2, description="window length in tokens, BOS included; the SAEs' by default")
     device: Literal["cpu", "cuda"] = "cpu"

@@ -11,6 +11,7 @@ from tiny_models import segment_of
 from transformers import AutoModelForCausalLM
 
 import engine.demo
+from engine.calibration import Calibration
 from engine.corpus.segment import TokenSegment
 from engine.corpus.tokenizer import DocumentTokenizer
 from engine.counts.shape import adjacent_pairs
@@ -113,6 +114,28 @@ def test_every_count_and_every_measure_of_all_pairs_equals_brute_force(state: St
         expected = brute_force(a, b)
         for measure, found in estimates(counts, MEASURES[:-1]).items():
             assert np.allclose(found, expected[measure], rtol=1e-6, atol=1e-9, equal_nan=True), (measure, up)
+
+
+def test_with_relative_thresholds_every_count_equals_brute_force_at_the_share_of_the_maximum(
+    encoder: ModelEncoder, segment: TokenSegment, dense: list[np.ndarray]
+) -> None:
+    calibration = Calibration(encoder.describe().dictionaries, wanted=1)
+    for units in np.array_split(segment.unit_order, 5):
+        calibration.add(encoder.encode(segment, units).batch)
+    calibration.finish(segment)
+    assert (calibration.done, calibration.tokens) == (True, len(dense[0]))
+    thresholds = calibration.freeze(0.2).thresholds
+    state = State.zero(encoder.describe().dictionaries, threshold=thresholds)
+    for units in np.array_split(segment.unit_order, 3):
+        state.add(encoder.encode(segment, units).batch)
+    active = [layer.astype(np.float32) > (0.2 * layer.max(0)).astype(np.float32) for layer in dense]
+    for layer, part in enumerate(state.marginals):
+        assert np.array_equal(part.count, active[layer].sum(0))
+        assert ((part.count > 0) == (dense[layer].max(0) > 0).astype(bool)).all()  # what fired is active at least once
+    assert 0.1 < sum(rows.sum() for rows in active) / sum((layer > 0).sum() for layer in dense) < 0.99
+    for up, down in adjacent_pairs(len(dense)):
+        joint = active[up].astype(np.float32).T @ active[down].astype(np.float32)  # exact up to 2^24
+        assert np.array_equal(state.pairs[up, down].joint(...), joint)
 
 
 def brute_force(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:

@@ -70,7 +70,8 @@ function showStatus(status) {
   if (status.snapshot) showSnapshot(status.snapshot);
   put("model", status.model ? `${status.model}` : `${status.layers.length} layers, activations pushed`);
   byId("model").title = [status.model, status.saes].filter(Boolean).join(" · ");
-  put("state", status.state);
+  const calibration = status.state === "calibrating" ? status.calibration : null;
+  put("state", calibration ? `calibrating: ${brief(calibration.tokens)} of ${brief(calibration.calibration_tokens)} tokens` : status.state);
   put("rate", count(status.tokens_per_second));
   put("queue", status.queue_tokens ? `${brief(status.queue_tokens)} tokens` : "nothing");
   if (!status.checkpoint) put("checkpoint", "none yet");

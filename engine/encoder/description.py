@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from engine.threshold import Threshold
+
 
 class LayerDescription(msgspec.Struct, frozen=True, kw_only=True):
     """One hook point of a run, in the order of the layers.
@@ -34,6 +36,7 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
         prepend_bos: whether every window begins with BOS; None without a model.
         vocab_size: token ids are in [0, vocab_size); None without a model.
         special_ids: ids that the tokenizer marks as special, ascending (left out of the counts by default).
+        threshold: above which activation a feature is active; `engine.main` fills it in, as it does the rest of the fingerprint.
         fingerprint: what must agree for two runs to be one: `weights`, `tokenizer`, `hook points`, `context size`, `BOS`,
             `special tokens`, `dictionaries`. Not batch size, device or threads.
     """
@@ -45,6 +48,7 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     prepend_bos: bool | None = None
     vocab_size: int | None = None
     special_ids: list[int] = msgspec.field(default_factory=list)
+    threshold: Threshold = Threshold()
     fingerprint: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property

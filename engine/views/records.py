@@ -121,6 +121,7 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
         count: tokens at which it was active; sum, sum_of_squares: over all its activations.
         max, max_position: its strongest activation and the position of that token in the log; 0.0 and -1 when it never fired.
         tables: one per layer pair that its layer is part of, empty ones included.
+        threshold: it is active where its activation is above this.
         packed_contexts: rows of `CONTEXT`: its strongest activations, strongest first, at most one per document and 8 in all.
     """
 
@@ -133,6 +134,7 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
     max: float
     max_position: int
     tables: list[NeighborTable]
+    threshold: float
     packed_contexts: memoryview = memoryview(b"")
 
     def contexts(self) -> np.ndarray:
@@ -180,11 +182,28 @@ class CheckpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-EngineState = Literal["starting", "recovering", "counting", "idle", "stopping"]
+class CalibrationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The maxima that the thresholds of a run are relative to.
+
+    Attributes:
+        tokens: how many tokens from the start of the log they are from, so far or in the end.
+        calibration_tokens: after how many it is enough, unless the first upload ends earlier.
+        done: the thresholds are fixed, and tokens are counted.
+        never_fired: per layer, features that did not fire in these tokens; their threshold is 0.
+    """
+
+    tokens: int
+    calibration_tokens: int
+    done: bool
+    never_fired: list[int]
+
+
+EngineState = Literal["starting", "calibrating", "recovering", "counting", "idle", "stopping"]
 
 
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How the engine is. `problem` is a sentence for the user about what it can't do at the moment, or None."""
+    """How the engine is. `problem` is a sentence for the user about what it can't do at the moment, or None; `calibration` is None
+    where the threshold is absolute."""
 
     state: EngineState
     tokens: int
@@ -196,6 +215,7 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     problem: str | None
     updated_at: float
+    calibration: CalibrationStatus | None = None
 
 
 class ConvergencePoint(msgspec.Struct, frozen=True, kw_only=True):

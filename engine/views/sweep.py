@@ -80,6 +80,7 @@ class Sweep:
     Attributes:
         tokens: N.
         sides, strongest: per layer.
+        thresholds: per layer float32 `[D]`; the same for the life of a run.
         tables: per layer, in the order of the layer pairs.
         signatures: per layer uint64 `[tables, D]`.
     """
@@ -87,6 +88,7 @@ class Sweep:
     tokens: int
     sides: tuple[Side, ...]
     strongest: tuple[Strongest, ...]
+    thresholds: tuple[np.ndarray, ...]
     tables: tuple[tuple[Table, ...], ...]
     signatures: tuple[np.ndarray, ...]
 
@@ -120,7 +122,11 @@ class Sweep:
             np.stack([table.signatures() for table in of_layer] or [np.zeros(len(side.count), np.uint64)])
             for of_layer, side in zip(tables, sides, strict=True)
         )
-        return cls(tokens, sides, strongest, tuple(map(tuple, tables)), signatures)
+        thresholds = tuple(
+            np.zeros(size, np.float32) if limit is None else limit.cpu().numpy()
+            for size, limit in zip(state.shape.dictionaries, state.shape.thresholds, strict=True)
+        )
+        return cls(tokens, sides, strongest, thresholds, tuple(map(tuple, tables)), signatures)
 
     def dirty(self, since: Sweep | None) -> tuple[np.ndarray, ...]:
         """Per layer bool `[D]`: features whose record is not what it was in an earlier sweep; all of them without one."""
@@ -144,12 +150,16 @@ class Sweep:
         tables = [(table, *self._rows(table, dirty)) for table in self.tables[layer]]
         strongest = self.strongest[layer]
         contexts, begins = strongest.packed(chosen)
-        columns = [column[chosen].tolist() for column in (*self.sides[layer], strongest.value[:, 0], strongest.position[:, 0])]
+        own = (*self.sides[layer], strongest.value[:, 0], strongest.position[:, 0], self.thresholds[layer])
+        columns = [column[chosen].tolist() for column in own]
         encode = msgspec.msgpack.Encoder().encode
-        for at, (index, count, total, squares, value, position) in enumerate(zip(chosen.tolist(), *columns, strict=True)):
+        for at, (index, count, total, squares, value, position, threshold) in enumerate(
+            zip(chosen.tolist(), *columns, strict=True)
+        ):
             packed = [NeighborTable(table.layer, table.direction, rows[ends[at] : ends[at + 1]]) for table, rows, ends in tables]
-            own = contexts[begins[at] : begins[at + 1]]
-            yield index, encode(FeatureRecord(layer, index, self.tokens, count, total, squares, value, position, packed, own))
+            found = contexts[begins[at] : begins[at + 1]]
+            record = FeatureRecord(layer, index, self.tokens, count, total, squares, value, position, packed, threshold, found)
+            yield index, encode(record)
 
     def _rows(self, table: Table, dirty: np.ndarray) -> tuple[memoryview, list[int]]:
         """The `NEIGHBOR` rows of the dirty features' lists as bytes, and where each list begins in them."""
