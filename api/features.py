@@ -90,7 +90,10 @@ async def neighbors(
     direction: Annotated[str, Parameter(description="downstream (later layers) or upstream (earlier ones)")] = "downstream",
     measure: Annotated[str, Parameter(description="the measure to rank by")] = "jaccard",
     k: Annotated[int | None, Parameter(description="how many, at most; 10, or what is published if that is fewer")] = None,
-    rank: Annotated[str, Parameter(description="estimate; lower comes with intervals")] = "estimate",
+    rank: Annotated[
+        str | None,
+        Parameter(description="lower (bound) or estimate; by default lower where the measure has bounds"),
+    ] = None,
     min_support: Annotated[int | None, Parameter(description="smallest joint count; the run's by default")] = None,
     max_staleness_ms: MaxStaleness = None,
 ) -> Response[NeighborsAnswer]:

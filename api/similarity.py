@@ -21,6 +21,7 @@ async def similarity(
     run: Run,
     up: Annotated[str, Parameter(description="the feature of the earlier layer, layer:index")],
     down: Annotated[str, Parameter(description="the feature of the later layer, layer:index")],
+    corpus: Annotated[str | None, Parameter(description="one corpus only, for a pair that is watched")] = None,
 ) -> Response[SimilarityAnswer]:
     """Counts and all measures of a pair after the last whole micro-batch (version `live-…`, no ETag).
 
@@ -29,7 +30,7 @@ async def similarity(
     pair = parse_feature(up, "up"), parse_feature(down, "down")
     for feature in pair:
         known_feature(run.description(), feature)
-    return answer(request, await views.similarity(*pair))
+    return answer(request, await views.similarity(*pair, corpus))
 
 
 ROUTES = [similarity]

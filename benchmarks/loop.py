@@ -67,8 +67,9 @@ def count(loop: Loop) -> tuple[dict[str, float], float]:
     began = time.perf_counter()
     for number in range(loop.corpus.last + 1):
         segment = loop.corpus.read(number)
-        for units in loop.micro_batches(segment):
+        for units in loop.micro_batch.batches(segment):
             encoded = loop.encoder.encode(segment, units)
+            loop.batches.append(encoded.batch)
             before = time.perf_counter()
             with loop.lock:
                 loop.state.add(encoded.batch, encoded.set_aside)

@@ -34,6 +34,7 @@ from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
 from engine.views.contexts import Found, encode_windows
 from engine.views.convergence import Convergence
+from engine.views.effects import Effects
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
 from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
@@ -68,6 +69,7 @@ class Loop:
     live: LiveQueries
     convergence: Convergence
     watch: Watch
+    effects: Effects
     lock: threading.Lock
     micro_batch: MicroBatchSize
     stop: threading.Event
@@ -141,6 +143,7 @@ class Loop:
         if self.convergence.observe(self.state):
             with self.lock:
                 self.watch.choose(self.state, segment.first_position + segment.token_count)
+                self.effects.update(self.state)
 
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""

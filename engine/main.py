@@ -44,6 +44,7 @@ from engine.supervisor import REFUSED, SETTINGS_VARIABLE, lock
 from engine.uploads import Uploads
 from engine.views.convergence import Convergence
 from engine.views.decoder import DecoderCosines
+from engine.views.effects import Effects
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
 from engine.views.watch import Watch
@@ -107,7 +108,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     inbox, corpus = Inbox(settings.data_dir / "inbox"), CorpusLog(settings.data_dir / "log")
     uploads = Uploads(inbox, corpus)
     cosines = DecoderCosines(encoder.decoder_directions if isinstance(encoder, ModelEncoder) else None, shape.pairs)
-    publisher = Publisher(settings, description, epoch, cosines)
+    effects = Effects(shape.dictionaries)
+    publisher = Publisher(settings, description, epoch, cosines, effects)
     micro_batch = MicroBatchSize(settings.micro_batch_seconds, _DENSE_BYTES // (4 * max(description.dictionaries)))
     tokenizer = encoder.tokenizer
     new_ingest = partial(
@@ -149,6 +151,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     if cursor.segment > corpus.last + 1:
         raise DamagedFile(f"{corpus.root} ends at segment {corpus.last}, the checkpoint has counted up to segment {cursor.segment}")
     uploads.passed(range(cursor.segment))
+    if state.tokens:
+        effects.update(state)
     guard = threading.Lock()
     log.info("ready: %d tokens counted, %d in the log", state.tokens, corpus.sealed_tokens)
     return Loop(
@@ -162,7 +166,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         cursor=cursor,
         checkpoints=checkpoints,
         publisher=publisher,
-        live=LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer)),
+        live=LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer), effects),
+        effects=effects,
         watch=Watch(settings.data_dir / "watch.json", settings.watched_pairs, shape.pairs),
         convergence=Convergence.load(loaded.extra) if loaded else Convergence(shape.pairs),
         lock=guard,

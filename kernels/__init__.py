@@ -7,13 +7,15 @@ host. torch is imported where a tensor is, so that a process without one can use
 """
 
 from kernels.cpu.best import BestCells
-from kernels.cpu.bounds import bounds, pearson_bounds, pearson_effective
+from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.strongest import StrongestLists
 from kernels.csr import Csr
 from kernels.dispatch import accumulate, compact
 
 __all__ = [
+    "ALPHA",
+    "PEARSON_LEAST_EFFECT",
     "BestCells",
     "Csr",
     "FeatureTotals",
@@ -26,5 +28,4 @@ __all__ = [
     "feature_totals",
     "make_runs",
     "pearson_bounds",
-    "pearson_effective",
 ]

@@ -21,6 +21,7 @@ from engine.errors import BadValue, NotReady, Unknown
 from engine.views import publisher as publishing
 from engine.views.connection import connect
 from engine.views.decoder import DecoderCosines
+from engine.views.effects import Effects
 from engine.views.records import (
     CONTEXTS,
     ConvergencePoint,
@@ -365,9 +366,9 @@ def test_a_record_holds_the_strongest_activations_of_different_documents(rig: Ri
 
 def test_a_feature_is_written_anew_when_only_its_list_has_changed() -> None:
     state = counted(dense_activations(120))
-    before = Sweep.of(state, DecoderCosines(None, ()), k=3, min_support=2)
+    before = Sweep.of(state, DecoderCosines(None, ()), Effects(DICTIONARIES), k=3, min_support=2)
     state.strongest[1].position[0, 5] = 77  # of a feature that is in nobody's list
-    after = Sweep.of(state, DecoderCosines(None, ()), k=3, min_support=2)
+    after = Sweep.of(state, DecoderCosines(None, ()), Effects(DICTIONARIES), k=3, min_support=2)
     assert [np.flatnonzero(dirty).tolist() for dirty in after.dirty(before)] == [[], [0], []]
     ((index, packed),) = after.records(1, after.dirty(before)[1])
     record = msgspec.msgpack.decode(packed, type=FeatureRecord)

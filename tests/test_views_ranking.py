@@ -17,7 +17,7 @@ from engine.views.answers import NeighborsAnswer
 from engine.views.decoder import DecoderCosines
 from engine.views.live import LiveQueries
 from engine.views.ranking import Side, rank_pair, top_lists
-from engine.views.records import Direction
+from engine.views.records import INTERVAL_MEASURES, Direction
 from engine.views.requests import NeighborsRequest, SimilarityRequest
 
 TOKENS = 400
@@ -141,7 +141,7 @@ def test_a_live_pair_has_every_measure_of_the_dense_activations_and_a_reason_whe
         for measure, found in answer.measures.items():
             if np.isfinite(values[measure][i, j]):
                 assert found.estimate == pytest.approx(values[measure][i, j], rel=1e-6, abs=1e-7)
-                assert found.reason is None
+                assert (found.reason is None) == (measure not in INTERVAL_MEASURES), "nothing is known of design effects here"
             else:
                 assert found.estimate is None
                 assert "feature 0:0 never fired" in (found.reason or "")
@@ -169,7 +169,7 @@ def test_a_pair_too_large_for_dense_cosines_has_those_of_its_listed_cells(state:
 
 def sides(state: State, up: int, down: int) -> list[Side]:
     parts = (state.marginals[up], state.marginals[down])
-    return [Side(part.count.numpy(), part.sum.numpy(), part.sum_of_squares.numpy()) for part in parts]
+    return [Side.of(part) for part in parts]
 
 
 def test_a_table_ranked_in_small_blocks_and_chunks_gives_the_same_lists(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +209,11 @@ def test_ties_go_to_the_smaller_index(state: State) -> None:
         (NeighborsRequest((0, 1), k=0), "k = 0: it must be between 1 and 1,000"),
         (NeighborsRequest((0, 1), k=1001), "k = 1001"),
         (NeighborsRequest((0, 1), min_support=0), "min_support = 0"),
-        (NeighborsRequest((0, 1), rank="lower"), "no intervals"),
+        (NeighborsRequest((0, 1), rank="best"), "rank = 'best': it must be 'lower' or 'estimate'"),
+        (NeighborsRequest((0, 1), measure="lift", rank="lower"), "lift has no lower bound.*jaccard, sufficiency"),
         (NeighborsRequest((2, 1)), r"feature 2:1 has no downstream neighbours.*0→1, 1→2, 0→2"),
     ],
-    ids=["direction", "measure", "k-zero", "k-too-large", "support-zero", "rank-lower", "last-layer-downstream"],
+    ids=["direction", "measure", "k-zero", "k-too-large", "support-zero", "unknown-rank", "rank-lower", "last-layer-downstream"],
 )
 def test_a_ranking_that_can_not_be_is_refused_with_what_can(live: LiveQueries, request_: NeighborsRequest, message: str) -> None:
     with pytest.raises(BadValue, match=message):

@@ -67,8 +67,15 @@ class PairTable(StatePart):
         self._bound += batch.tokens
 
     def joint(self, cells: Any) -> np.ndarray:
-        """int64, the joint counts of both halves of some cells: anything that indexes `[Du, Dd]`."""
-        return self.counts[cells].cpu().numpy().sum(axis=-1, dtype=np.int64)
+        """int64, the joint counts of some cells: anything that indexes `[Du, Dd]`."""
+        return self.halves(cells).sum(axis=-1, dtype=np.int64)
+
+    def halves(self, cells: Any) -> np.ndarray:
+        """The same per half, `[…, 2]`. On the CPU by numpy: torch shares an index out over threads, and waits for a core that
+        another process holds."""
+        if self.counts.device.type == "cpu":
+            return self.counts.numpy()[cells]
+        return self.counts[cells].cpu().numpy()
 
     def merge(self, other: Self) -> None:
         if self._bound + other._bound > self.shape.count_limit:

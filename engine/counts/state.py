@@ -36,6 +36,7 @@ class State:
         pairs: (up, down) → `PairTable`.
         watched: (up, down) → `Watched`.
         ledger: the `Ledger`.
+        segments_ended: segments that this object was told the end of: where sums over documents have changed.
     """
 
     def __init__(self, shape: RunShape, parts: Sequence[StatePart]) -> None:
@@ -50,6 +51,7 @@ class State:
         self.corpora = tuple(part for part in parts if isinstance(part, CorpusMarginals))
         self.watched = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Watched)}
         self.pairs = {cast(LayerPair, part.place): part for part in parts if isinstance(part, PairTable)}
+        self.segments_ended = 0
         (self.ledger,) = (part for part in parts if isinstance(part, Ledger))
 
     @classmethod
@@ -123,6 +125,7 @@ class State:
             pieces: the pieces of documents that it consists of.
             positions: position in the log of each piece's first token.
         """
+        self.segments_ended += 1
         self.ledger.finish(pieces)
         segment = cluster_segment(batches, pieces, positions, self.shape)
         for part in self._parts:

@@ -128,12 +128,12 @@ class Watched(FramedPart):
         found = (rows < len(ids)) & (np.append(ids, -1)[rows] == wanted)
         return np.where(found, rows, -1)
 
-    def moments(self, corpus: str | None = None) -> PairMoments:
-        """Of one corpus, or of all of them."""
-        total = PairMoments.zero(len(self))
+    def moments(self, corpus: str | None = None, rows: np.ndarray | slice = slice(None)) -> PairMoments:
+        """Of one corpus, or of all of them; of all pairs, or of some rows."""
+        total = PairMoments.zero(len(self.up[rows]))
         for name in sorted(self.corpora):
             if corpus is None or name == corpus:
-                total.add(self.corpora[name])
+                total.add(self.corpora[name].at(np.arange(len(self))[rows]))
         return total
 
     def choose(self, up: np.ndarray, down: np.ndarray, *, position: int, tokens: int, limit: int) -> None:

@@ -13,13 +13,18 @@ import numpy as np
 from engine.encoder.description import RunDescription
 from engine.errors import BadValue, Unknown
 from engine.measures import MEASURES, PairCounts, estimates, reason
-from engine.views.records import DIRECTIONS, Direction, FeatureRecord, Snapshot
+from engine.measures.bounds import tempered_bounds
+from engine.measures.convergence import HALF_MEASURES, certified_k, list_status, split_half_rbo
+from engine.measures.intervals import MIN_DOCUMENTS, MIN_EFFECTIVE
+from engine.views.records import DIRECTIONS, INTERVAL_MEASURES, NEIGHBOR, Direction, FeatureRecord, Snapshot
+from kernels import ALPHA, bounds
 
 MOST_NEIGHBORS = 1_000
 """Cap of `k`: an answer of 1,000 neighbours is some 0.6 MB of JSON, and nobody reads further down a ranking."""
 
 Feature = tuple[int, int]
-Status = Literal["insufficient"]
+Status = Literal["ok", "insufficient", "heuristic"]
+Rank = Literal["lower", "estimate"]
 
 
 class SnapshotAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +36,19 @@ class SnapshotAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EstimateAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """One measure of one pair; `estimate` is null exactly when `reason` says why."""
+    """One measure of one pair.
+
+    Attributes:
+        estimate: over all tokens.
+        lower, upper: 95 % bounds. With status `ok` they hold at all times at once, however often they are read, and are from the
+            documents after `counted_from` (method `anytime`); with `heuristic` they are from the counts alone, tempered by a design
+            effect (method `tempered`); with `insufficient` there are none yet.
+        interval_estimate: the measure over the same documents as the interval.
+        counted_from: tokens that were counted when the pair was chosen to be watched; null where it is not watched.
+        documents: informative documents (parts of at most 4,096 tokens) behind the interval; effective_documents: as many of equal
+            weight.
+        reason: why the estimate, or its interval, is null; a measure without an interval has none to give.
+    """
 
     estimate: float | None
     lower: float | None = None
@@ -40,6 +57,8 @@ class EstimateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     counted_from: int | None = None
     status: Status = "insufficient"
     method: str | None = None
+    documents: int | None = None
+    effective_documents: float | None = None
     reason: str | None = None
 
 
@@ -52,10 +71,11 @@ class CountsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimilarityAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Every measure of one pair."""
+    """Every measure of one pair; of one corpus where `corpus` names it (then from the documents after `counted_from` only)."""
 
     up: str
     down: str
+    corpus: str | None = None
     tokens: int
     counts: CountsAnswer
     measures: dict[str, EstimateAnswer]
@@ -63,40 +83,66 @@ class SimilarityAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NeighborAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """One neighbour: `estimate` is the measure that was asked for, `measures` holds all of them."""
+    """One neighbour: `estimate` and what follows it are of the measure that was asked for (see `EstimateAnswer`), `measures` holds
+    the estimates of all of them."""
 
     feature: str
     counts: CountsAnswer
     estimate: float
     lower: float | None = None
     upper: float | None = None
+    interval_estimate: float | None = None
+    counted_from: int | None = None
     status: Status = "insufficient"
+    method: str | None = None
     measures: dict[str, float | None]
 
 
 class NeighborsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The best neighbours of a feature by one measure, best first; ties by layer and index."""
+    """The best neighbours of a feature by one measure, best first; ties by layer and index.
+
+    Attributes:
+        rank: by what they are ordered: the heuristic lower bound, which every pair has, or the estimate.
+        certified_k: how many leaders of the list no other feature can overtake, at 95 % for the whole list; null with
+            `certified_reason`.
+        status: of the list: `certified` when that is all of it, `converging` when there are bounds, else `insufficient`.
+        split_half_rbo: agreement (RBO, p = 0.9) of the list as ranked by either half of the documents, among the candidates that
+            are published; null where a half has none, and for measures that are not ratios of counts.
+    """
 
     feature: str
     direction: Direction
     measure: str
-    rank: Literal["estimate"]
+    rank: Rank
     k: int
     min_support: int
     tokens: int
     count: int
     neighbors: list[NeighborAnswer]
+    status: Literal["insufficient", "converging", "certified"] = "insufficient"
     certified_k: int | None = None
+    certified_reason: str | None = None
     split_half_rbo: float | None = None
     snapshot: SnapshotAnswer
 
 
+class NeighborRows(NamedTuple):
+    """Neighbours of a feature in one layer: `NEIGHBOR [n]`, `INTERVAL [m]` of those that are watched, and that layer's size."""
+
+    layer: int
+    rows: np.ndarray
+    intervals: np.ndarray
+    features: int
+
+
 class OneSide(NamedTuple):
-    """Counts of a feature, or arrays of many: active count, Σa, Σa²."""
+    """Counts of a feature, or arrays of many: active count, Σa, Σa², the active count of half A, and the rate's design effect."""
 
     count: int | np.ndarray
     sum: float | np.ndarray
     sum_of_squares: float | np.ndarray
+    count_a: int | np.ndarray = 0
+    rate_effect: float | np.ndarray = np.nan
 
 
 def name(feature: Feature) -> str:
@@ -115,8 +161,8 @@ def live_snapshot(tokens: int) -> SnapshotAnswer:
     return SnapshotAnswer(version=f"live-{tokens}", tokens=tokens, age_ms=0)
 
 
-def check_ranking(direction: str, measure: str, k: int, min_support: int, rank: str) -> None:
-    """Refuse what no ranking can be made by.
+def check_ranking(direction: str, measure: str, k: int, min_support: int, rank: str | None) -> Rank:
+    """Refuse what no ranking can be made by, and say what it is made by: None is the lower bound where the measure has one.
 
     Raises:
         BadValue: the message names parameter, value and what is allowed.
@@ -129,21 +175,51 @@ def check_ranking(direction: str, measure: str, k: int, min_support: int, rank: 
         raise BadValue(f"k = {k}: it must be between 1 and {MOST_NEIGHBORS:,}")
     if min_support < 1:
         raise BadValue(f"min_support = {min_support}: it must be at least 1")
+    if rank is None:
+        return "lower" if measure in INTERVAL_MEASURES else "estimate"
     if rank == "lower":
-        raise BadValue("rank = 'lower': there are no intervals in this version to rank by; use rank = 'estimate'")
+        if measure not in INTERVAL_MEASURES:
+            raise BadValue(
+                f"rank = 'lower': {measure} has no lower bound ({', '.join(INTERVAL_MEASURES)} have one); use rank = 'estimate'"
+            )
+        return "lower"
     if rank != "estimate":
-        raise BadValue(f"rank = {rank!r}: it must be 'estimate'")
+        raise BadValue(f"rank = {rank!r}: it must be 'lower' or 'estimate'")
+    return "estimate"
 
 
-def similarity(up: Feature, down: Feature, counts: PairCounts, snapshot: SnapshotAnswer) -> SimilarityAnswer:
-    """Every measure of one pair from its counts (scalars)."""
+def similarity(
+    up: Feature,
+    down: Feature,
+    counts: PairCounts,
+    effects: tuple[float, float],
+    interval: np.ndarray | None,
+    snapshot: SnapshotAnswer,
+    *,
+    corpus: str | None = None,
+) -> SimilarityAnswer:
+    """Every measure of one pair.
+
+    Args:
+        up, down: its features.
+        counts: its counts (scalars).
+        effects: design effects, of its ratios and the larger one of its two rates; NaN where unknown.
+        interval: its `INTERVAL` row, None where it is not watched.
+        snapshot: the state that it is from.
+        corpus: the corpus that all of it is from.
+    """
     measures = {}
     for measure, value in estimates(counts).items():
         why = None if math.isfinite(value) else reason(measure, counts, f"feature {name(up)}", f"feature {name(down)}")
-        measures[measure] = EstimateAnswer(estimate=_number(value), reason=why)
+        found = EstimateAnswer(estimate=_number(value), reason=why)
+        if measure in INTERVAL_MEASURES and why is None:
+            lower, upper = tempered_bounds(measure, as_arrays(counts), np.array([effects[0]]), np.array([effects[1]]))
+            found = with_bounds(found, measure, interval, float(lower[0]), float(upper[0]))
+        measures[measure] = found
     return SimilarityAnswer(
         up=name(up),
         down=name(down),
+        corpus=corpus,
         tokens=int(counts.tokens),  # type: ignore[arg-type]  # scalars here, see the docstring
         counts=CountsAnswer(up=int(counts.up), down=int(counts.down), joint=int(counts.joint)),  # type: ignore[arg-type]  # same
         measures=measures,
@@ -151,77 +227,226 @@ def similarity(up: Feature, down: Feature, counts: PairCounts, snapshot: Snapsho
     )
 
 
+def as_arrays(counts: PairCounts) -> PairCounts:
+    """One pair's counts as arrays `[1]`."""
+    return PairCounts(*(np.atleast_1d(value) for value in counts))
+
+
+def with_bounds(found: EstimateAnswer, measure: str, interval: np.ndarray | None, lower: float, upper: float) -> EstimateAnswer:
+    """An estimate with its interval: that of a watched pair, or the tempered bounds of any other."""
+    if interval is None:
+        if not math.isfinite(lower):
+            why = "design effects are not known yet: too few features have fired in both halves of the documents"
+            return msgspec.structs.replace(found, reason=why)
+        return msgspec.structs.replace(found, lower=lower, upper=upper, status="heuristic", method="tempered")
+    at = INTERVAL_MEASURES.index(measure)
+    documents, effective = int(interval["documents"][at]), _short(interval["effective"][at]) or 0.0
+    told = {"counted_from": int(interval["counted_from"]), "documents": documents, "effective_documents": effective}
+    if not np.isfinite(interval["lower"][at]):
+        why = (
+            f"{documents:,} informative documents since the pair is watched, worth {effective:,.0f} of equal weight: an interval "
+            f"needs {MIN_DOCUMENTS} and {MIN_EFFECTIVE}"
+        )
+        return msgspec.structs.replace(found, reason=why, **told)
+    bounds = {key: _short(interval[key][at]) for key in ("lower", "upper")}
+    own = _short(interval["estimate"][at])
+    return msgspec.structs.replace(found, **bounds, interval_estimate=own, status="ok", method="anytime", **told)
+
+
 def neighbors(
     feature: Feature,
     own: OneSide,
-    tables: Sequence[tuple[int, np.ndarray]],
+    tables: Sequence[NeighborRows],
     snapshot: SnapshotAnswer,
     *,
     direction: Direction,
     measure: str = "jaccard",
     k: int = 20,
     min_support: int = 10,
+    rank: Rank = "lower",
+    depth: int | None = None,
 ) -> NeighborsAnswer:
     """Rank the rows of tables in one direction.
 
     Args:
         feature: whose neighbours.
         own: its counts (scalars).
-        tables: (layer, rows `NEIGHBOR [n]`) of the layers in that direction.
+        tables: the layers in that direction.
         snapshot: the state that all of it is from; its tokens are N.
-        direction, measure, k, min_support: as checked by `check_ranking`.
+        direction, measure, k, min_support, rank: as checked by `check_ranking`.
+        depth: the rows hold so many best ones by every measure; None: all that have the support.
 
     Returns:
-        At most k neighbours for which the measure is defined.
+        At most k neighbours for which the measure is defined. By the lower bound those come first that have one.
     """
-    layers = np.concatenate([np.full(len(rows), layer) for layer, rows in tables] or [np.empty(0, np.int64)])
-    rows = np.concatenate([rows for _, rows in tables]) if tables else np.empty(0, dtype=[("joint", "<i8")])
+    layers = np.concatenate([np.full(len(table.rows), table.layer) for table in tables] or [np.empty(0, np.int64)])
+    rows = np.concatenate([table.rows for table in tables] or [np.empty(0, NEIGHBOR)])
     supported = rows["joint"] >= min_support
     layers, rows = layers[supported], rows[supported]
-    best = np.empty(0, np.intp)
+    lower = upper = scores = np.full(len(rows), np.nan)
     if len(rows):
-        scores = estimates(pair_counts(own, rows, snapshot.tokens, direction), [measure])[measure]
-        scores = np.broadcast_to(scores, rows.shape)
-        order = np.lexsort((rows["index"], layers, -scores))  # NaN sorts last
-        best = order[: np.count_nonzero(np.isfinite(scores))][:k]
+        counts = pair_counts(own, rows, snapshot.tokens, direction)
+        scores = np.broadcast_to(estimates(counts, [measure])[measure], rows.shape)
+        if measure in INTERVAL_MEASURES:
+            rates = np.fmax(rows["rate_effect"], own.rate_effect)
+            lower, upper = tempered_bounds(measure, counts, rows["effect"], rates)
+    first = lower if rank == "lower" else scores
+    order = np.lexsort((rows["index"], layers, -scores, -first))  # NaN sorts last
+    best = order[np.isfinite(scores[order])][:k]
     chosen, own_count = rows[best], int(own.count)
     values = estimates(pair_counts(own, chosen, snapshot.tokens, direction)) if len(chosen) else {}
     columns = {key: np.broadcast_to(value, chosen.shape).tolist() for key, value in values.items()}
+    watched = {(table.layer, int(row["index"])): row for table in tables for row in table.intervals}
     found = []
     for at, (layer, row) in enumerate(zip(layers[best].tolist(), chosen, strict=True)):
         other, joint = int(row["count"]), int(row["joint"])
         up, down = (own_count, other) if direction == "downstream" else (other, own_count)
+        one = EstimateAnswer(estimate=columns[measure][at])
+        if measure in INTERVAL_MEASURES:
+            one = with_bounds(one, measure, watched.get((layer, int(row["index"]))), float(lower[best[at]]), float(upper[best[at]]))
         found.append(
             NeighborAnswer(
                 feature=name((layer, int(row["index"]))),
                 counts=CountsAnswer(up=up, down=down, joint=joint),
                 estimate=columns[measure][at],
+                lower=one.lower,
+                upper=one.upper,
+                interval_estimate=one.interval_estimate,
+                counted_from=one.counted_from,
+                status=one.status,
+                method=one.method,
                 measures={key: _number(column[at]) for key, column in columns.items()},
             )
         )
+    standing = certify(
+        own, tables, rows, best, snapshot.tokens, direction=direction, measure=measure, min_support=min_support, depth=depth
+    )
     return NeighborsAnswer(
         feature=name(feature),
         direction=direction,
         measure=measure,
-        rank="estimate",
+        rank=rank,
         k=k,
         min_support=min_support,
         tokens=snapshot.tokens,
         count=own_count,
         neighbors=found,
+        status=standing.status,
+        certified_k=standing.certified_k,
+        certified_reason=standing.reason,
+        split_half_rbo=halves_agree(own, rows, direction, measure, k),
         snapshot=snapshot,
     )
 
 
+class Standing(NamedTuple):
+    """How far a list is settled."""
+
+    status: Literal["insufficient", "converging", "certified"]
+    certified_k: int | None
+    reason: str | None
+
+
+def certify(
+    own: OneSide,
+    tables: Sequence[NeighborRows],
+    rows: np.ndarray,
+    best: np.ndarray,
+    tokens: int,
+    *,
+    direction: Direction,
+    measure: str,
+    min_support: int,
+    depth: int | None,
+) -> Standing:
+    """How many leaders of a list no other feature can overtake (`engine.measures.certified_k`).
+
+    All bounds are tempered ones at 5 % over the number of features that could be listed. What is no candidate has a ratio of at
+    most that of the last one by the measure, or less than the support, and a denominator of at least the feature's own count.
+
+    Args:
+        own: counts of the feature.
+        tables: the layers in that direction.
+        rows: the candidates with the support, `NEIGHBOR [n]`.
+        best: int `[k]`, the list: indices of candidates in the order of the ranking.
+        tokens: N.
+        direction, measure, min_support: of the ranking.
+        depth: the candidates hold so many best ones by the measure; None: all that have the support.
+    """
+    own_denominator = {"downstream": "sufficiency", "upstream": "necessity"}[direction]
+    if measure not in ("jaccard", own_denominator):
+        why = (
+            f"{direction}, only the denominators of jaccard and {own_denominator} are at least the feature's own count, and that "
+            "is what bounds the features that are not listed"
+        )
+        return Standing("insufficient", None, why)
+    if not len(best):
+        return Standing("insufficient", 0, "nothing is listed")
+    alpha = ALPHA / max(1, sum(table.features for table in tables))
+    counts = pair_counts(own, rows, tokens, direction)
+    lower, upper = tempered_bounds(measure, counts, rows["effect"], np.full(len(rows), np.nan), alpha)
+    if not np.isfinite(lower[best]).all():
+        return Standing("insufficient", 0, "design effects are not known yet")
+    scores = estimates(counts, [measure])[measure]
+    effect = float(np.nanmax(rows["effect"]))
+    most = float(min_support - 1)
+    if depth is not None and len(rows) >= depth:
+        most = max(most, float(np.sort(scores)[-depth]) * float(own.count))
+    trials = np.array([float(own.count)])
+    rest_upper = float(bounds(np.minimum(most, trials), trials, effect, alpha)[1][0])
+    others = np.setdiff1d(np.arange(len(rows)), best)
+    rest_upper = max(rest_upper, float(upper[others].max(initial=-np.inf)))
+    settled = int(certified_k(lower[best][None], upper[best][None], np.array([rest_upper]))[0])
+    return Standing(list_status(settled, len(best), any_sufficient=True), settled, None)
+
+
+def halves_agree(own: OneSide, rows: np.ndarray, direction: Direction, measure: str, k: int) -> float | None:
+    """RBO (p = 0.9) of the k best candidates by half A and by half B; None where that is not known."""
+    if measure not in HALF_MEASURES or not len(rows):
+        return None
+    mine_a, mine_b = int(own.count_a), int(own.count) - int(own.count_a)
+    others_a, others_b = rows["count_a"], rows["count"] - rows["count_a"]
+    joint_a, joint_b = rows["joint_a"], rows["joint"] - rows["joint_a"]
+    a, b = np.full(len(rows), mine_a), np.full(len(rows), mine_b)
+    if direction == "downstream":
+        return split_half_rbo(joint_a, a, others_a, joint_b, b, others_b, measure, k)
+    return split_half_rbo(joint_a, others_a, a, joint_b, others_b, b, measure, k)
+
+
 def record_neighbors(
-    record: FeatureRecord, snapshot: Snapshot, *, direction: Direction, measure: str, k: int, min_support: int
+    record: FeatureRecord,
+    snapshot: Snapshot,
+    sizes: Sequence[int],
+    *,
+    direction: Direction,
+    measure: str,
+    k: int,
+    min_support: int,
+    rank: Rank = "lower",
+    published_k: int,
 ) -> NeighborsAnswer:
-    """Neighbours from a published record; right for k ≤ `published_k` and the published `min_support` only."""
-    own = OneSide(record.count, record.sum, record.sum_of_squares)
-    tables = [(table.layer, table.rows()) for table in record.tables if table.direction == direction]
-    feature = (record.layer, record.index)
+    """Neighbours from a published record; right for k ≤ `published_k` and the published `min_support` only.
+
+    `sizes`: the dictionaries of the run.
+    """
+    own = OneSide(record.count, record.sum, record.sum_of_squares, record.count_a, record.rate_effect)
+    tables = [
+        NeighborRows(table.layer, table.rows(), table.intervals(), sizes[table.layer])
+        for table in record.tables
+        if table.direction == direction
+    ]
+    feature, shown = (record.layer, record.index), snapshot_answer(snapshot)
     return neighbors(
-        feature, own, tables, snapshot_answer(snapshot), direction=direction, measure=measure, k=k, min_support=min_support
+        feature,
+        own,
+        tables,
+        shown,
+        direction=direction,
+        measure=measure,
+        k=k,
+        min_support=min_support,
+        rank=rank,
+        depth=published_k,
     )
 
 
@@ -270,4 +495,10 @@ def pair_counts(own: OneSide, rows: np.ndarray | Mapping[str, np.ndarray], token
 
 def _number(value: float | np.ndarray) -> float | None:
     number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _short(value: float | np.ndarray) -> float | None:
+    """A float32 as the shortest decimal that is it."""
+    number = float(str(np.float32(value)))
     return number if math.isfinite(number) else None

@@ -50,9 +50,7 @@ class Convergence:
         """Call at the end of every segment; takes a point when one is due there, and says whether it did."""
         if not self._due(state.tokens):
             return False
-        sides = [
-            Side(*(column.cpu().numpy() for column in (part.count, part.sum, part.sum_of_squares))) for part in state.marginals
-        ]
+        sides = [Side.of(part) for part in state.marginals]
         lists = []
         for pair in self._record.pairs:
             up, down = (sides[layer] for layer in pair)

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import numpy as np
@@ -28,10 +28,21 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from engine.errors import BadValue, SaestreamError, Unknown
 from engine.measures import PairCounts
 from engine.views import answers
-from engine.views.answers import NeighborsAnswer, OneSide, SimilarityAnswer, live_snapshot, name, no_table, pair_names
+from engine.views.answers import (
+    NeighborRows,
+    NeighborsAnswer,
+    OneSide,
+    SimilarityAnswer,
+    live_snapshot,
+    name,
+    no_table,
+    pair_names,
+)
 from engine.views.connection import connect
 from engine.views.contexts import Chosen, EncodeWindows, context_steps
 from engine.views.decoder import DecoderCosines
+from engine.views.effects import Effects
+from engine.views.intervals import interval_rows
 from engine.views.keys import Keys
 from engine.views.records import CONTEXTS, NEIGHBOR
 from engine.views.requests import (
@@ -47,6 +58,7 @@ from engine.views.requests import (
 
 if TYPE_CHECKING:
     from engine.counts.state import State
+    from engine.counts.watched import Watched
     from engine.encoder.description import RunDescription
     from engine.settings import Settings
 
@@ -59,12 +71,6 @@ counted."""
 _POLL_SECONDS = 0.25  # how long a pop waits, and with it how long `stop` may take
 _AWAY_SECONDS = 0.2  # between attempts while Redis is away
 _PENDING_SECONDS = 0.25  # of a loop's turn for contexts; what is left waits for the next turn
-
-
-class _Marginal(NamedTuple):
-    count: int
-    sum: float
-    sum_of_squares: float
 
 
 class LiveQueries(threading.Thread):
@@ -82,6 +88,7 @@ class LiveQueries(threading.Thread):
         lock: threading.Lock,
         cosines: DecoderCosines | None = None,
         decode: Callable[[int], str] | None = None,
+        effects: Effects | None = None,
     ) -> None:
         """
         Args:
@@ -91,6 +98,7 @@ class LiveQueries(threading.Thread):
             lock: held by the main loop for `state.add` alone.
             cosines: of the decoder directions; None in a run without a model.
             decode: token id → its text; None in a run without a model.
+            effects: design effects, kept up to date by the loop; None leaves them unknown.
 
         Raises:
             NoRedis: the settings name no Redis.
@@ -104,6 +112,7 @@ class LiveQueries(threading.Thread):
         self._lock = lock
         self._cosines = cosines or DecoderCosines(None, ())
         self._decode = decode
+        self._effects = effects or Effects(description.dictionaries)
         self._open: deque[tuple[Envelope, Iterator[ContextsAnswer | None]]] = deque()  # begun by the main loop
         self._ending = threading.Event()
         self._woken = threading.Event()
@@ -223,22 +232,40 @@ class LiveQueries(threading.Thread):
         with self._lock:
             tokens = self._state.tokens
             one, other = self._marginal(up), self._marginal(down)
-            table = self._state.pairs[pair]
+            table, watched = self._state.pairs[pair], self._state.watched[pair]
             joint, product = int(table.joint((up[1], down[1]))), float(table.products[up[1], down[1]])
+            row = watched.find(np.array([up[1]]), np.array([down[1]]))
+            interval = interval_rows(watched, row, request.corpus)[0] if row[0] >= 0 else None
+            if request.corpus is not None:
+                sums = self._corpus_sums(watched, int(row[0]), request)
         cosine = self._cosines.of_pairs(*pair, np.array([up[1]]), np.array([down[1]]))
-        counts = PairCounts(
-            tokens=tokens,
-            up=one.count,
-            down=other.count,
-            joint=joint,
-            up_sum=one.sum,
-            down_sum=other.sum,
-            up_sumsq=one.sum_of_squares,
-            down_sumsq=other.sum_of_squares,
-            product=product,
-            decoder_cosine=float(cosine[0]),
-        )
-        return answers.similarity(up, down, counts, live_snapshot(tokens))
+        if request.corpus is not None:
+            tokens, n_i, n_j, joint = (int(value) for value in sums[:4])
+            a, b, aa, bb, product = sums[4:].tolist()
+        else:
+            n_i, n_j, a, b, aa, bb = one.count, other.count, one.sum, other.sum, one.sum_of_squares, other.sum_of_squares
+        counts = PairCounts(tokens, n_i, n_j, joint, a, b, aa, bb, product, float(cosine[0]))
+        effects = float(self._effects.ratios(pair, np.array([joint]))[0]), float(np.fmax(one.rate_effect, other.rate_effect))
+        return answers.similarity(up, down, counts, effects, interval, live_snapshot(tokens), corpus=request.corpus)
+
+    def _corpus_sums(self, watched: Watched, row: int, request: SimilarityRequest) -> np.ndarray:
+        """float64 `[9]` of one watched pair in one corpus.
+
+        Raises:
+            Unknown: a corpus that nothing was counted of. BadValue: the pair is not watched.
+        """
+        assert request.corpus is not None
+        known = sorted({corpus for part in self._state.corpora for corpus in part.corpora})
+        if request.corpus not in known:
+            raise Unknown(
+                f"corpus = {request.corpus!r}: nothing was counted of such a corpus; there are {', '.join(known) or 'none'}"
+            )
+        if row < 0:
+            raise BadValue(
+                f"{name(request.up)} and {name(request.down)} are not watched, and pairs are kept per corpus from when they are: "
+                "POST /v1/watch"
+            )
+        return watched.moments(request.corpus, np.array([row])).sums[0]
 
     def neighbors(self, request: NeighborsRequest) -> NeighborsAnswer:
         """A ranking over whole rows or columns of the running tables.
@@ -246,7 +273,7 @@ class LiveQueries(threading.Thread):
         Raises:
             BadValue: a ranking that can't be. Unknown: a feature that the run does not have.
         """
-        answers.check_ranking(request.direction, request.measure, request.k, request.min_support, request.rank)
+        rank = answers.check_ranking(request.direction, request.measure, request.k, request.min_support, request.rank)
         feature, downstream = request.feature, request.direction == "downstream"
         self._check(feature)
         pairs = [pair for pair in self._state.pairs if pair[0 if downstream else 1] == feature[0]]
@@ -256,34 +283,44 @@ class LiveQueries(threading.Thread):
             tokens = self._state.tokens
             own = self._marginal(feature)
             tables = [self._rows(pair, feature[1], downstream, request.min_support) for pair in pairs]
-        for pair, (_, rows) in zip(pairs, tables, strict=True):
-            i, j = (feature[1], rows["index"]) if downstream else (rows["index"], feature[1])
-            rows["decoder_cosine"] = self._cosines.of_pairs(*pair, np.asarray(i), np.asarray(j))
+        for pair, table in zip(pairs, tables, strict=True):
+            i, j = (feature[1], table.rows["index"]) if downstream else (table.rows["index"], feature[1])
+            table.rows["decoder_cosine"] = self._cosines.of_pairs(*pair, np.asarray(i), np.asarray(j))
         return answers.neighbors(
             feature,
-            OneSide(*own),
+            own,
             tables,
             live_snapshot(tokens),
             direction=request.direction,
             measure=request.measure,
             k=request.k,
             min_support=request.min_support,
+            rank=rank,
         )
 
-    def _rows(self, pair: tuple[int, int], index: int, downstream: bool, min_support: int) -> tuple[int, np.ndarray]:
-        """A row or column of a pair table as `NEIGHBOR [n]`, cells with the support only, and the layer that it leads to."""
-        table = self._state.pairs[pair]
+    def _rows(self, pair: tuple[int, int], index: int, downstream: bool, min_support: int) -> NeighborRows:
+        """A row or column of a pair table: cells with the support only."""
+        table, watched = self._state.pairs[pair], self._state.watched[pair]
         line = (index, slice(None)) if downstream else (slice(None), index)
-        joint, product = table.joint(line), table.products[line].cpu().numpy()
+        halves, product = table.halves(line).astype(np.int64), table.products[line].cpu().numpy()
+        joint = halves.sum(axis=1)
         chosen = np.flatnonzero(joint >= min_support)
         layer = pair[1 if downstream else 0]
         marginals = self._state.marginals[layer]
+        by_half = marginals.by_half.cpu().numpy()[chosen]
         rows = np.empty(len(chosen), NEIGHBOR)
         rows["index"] = chosen
-        rows["joint"], rows["product"] = joint[chosen], product[chosen]
-        for column in ("count", "sum", "sum_of_squares"):
+        rows["joint"], rows["joint_a"], rows["product"] = joint[chosen], halves[chosen, 0], product[chosen]
+        rows["count"], rows["count_a"] = by_half.sum(axis=1), by_half[:, 0]
+        for column in ("sum", "sum_of_squares"):
             rows[column] = getattr(marginals, column).cpu().numpy()[chosen]
-        return layer, rows
+        rows["effect"] = self._effects.ratios(pair, rows["joint"])
+        rows["rate_effect"] = self._effects.rates[layer][chosen]
+        own = np.full(len(chosen), index)
+        found = watched.find(*((own, chosen) if downstream else (chosen, own)))
+        intervals = interval_rows(watched, found[found >= 0])
+        intervals["index"] = chosen[found >= 0]
+        return NeighborRows(layer, rows, intervals, len(marginals.by_half))
 
     def _contexts(self, request: ContextsRequest, windows: EncodeWindows) -> Iterator[ContextsAnswer | None]:
         """See `context_steps`; what is wrong with the request is raised by the first step."""
@@ -302,9 +339,12 @@ class LiveQueries(threading.Thread):
                 chosen += [Chosen((layer, index), value, position) for value, position in best if position >= 0]
         yield from context_steps(request.features, chosen, tokens, windows, self._decode)
 
-    def _marginal(self, feature: tuple[int, int]) -> _Marginal:
-        part, index = self._state.marginals[feature[0]], feature[1]
-        return _Marginal(int(part.by_half[index].sum()), float(part.sum[index]), float(part.sum_of_squares[index]))
+    def _marginal(self, feature: tuple[int, int]) -> OneSide:
+        layer, index = feature
+        part = self._state.marginals[layer]
+        half_a, half_b = part.by_half[index].tolist()
+        effect = float(self._effects.rates[layer][index])
+        return OneSide(half_a + half_b, float(part.sum[index]), float(part.sum_of_squares[index]), half_a, effect)
 
     def _check(self, feature: tuple[int, int]) -> None:
         if (error := answers.unknown(self._description, feature)) is not None:

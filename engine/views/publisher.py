@@ -23,6 +23,7 @@ import redis
 from engine.views import scripts
 from engine.views.connection import connect
 from engine.views.decoder import DecoderCosines
+from engine.views.effects import Effects
 from engine.views.keys import Keys
 from engine.views.records import ORDER_DIGITS, ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
 from engine.views.sweep import Sweep
@@ -73,7 +74,14 @@ class Publisher:
         last: what the last attempt did.
     """
 
-    def __init__(self, settings: Settings, description: RunDescription, epoch: int, cosines: DecoderCosines | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        description: RunDescription,
+        epoch: int,
+        cosines: DecoderCosines | None = None,
+        effects: Effects | None = None,
+    ) -> None:
         """Connects when it first publishes.
 
         Args:
@@ -81,6 +89,7 @@ class Publisher:
             description: of the run.
             epoch: milliseconds since 1970 at which this engine started; raised when Redis knows a later one (a clock set back).
             cosines: of the decoder directions; None in a run without a model.
+            effects: design effects, kept up to date by the loop; None leaves them unknown.
 
         Raises:
             NoRedis: the settings name no Redis.
@@ -96,6 +105,7 @@ class Publisher:
         self._epoch = epoch
         self._number = 0
         self._cosines = cosines or DecoderCosines(None, ())
+        self._effects = effects or Effects(description.dictionaries)
         self._published: Sweep | None = None  # what Redis holds; None: publish everything
         self._version: str | None = None
         self._uploads: dict[str, UploadRecord] = {}
@@ -164,7 +174,14 @@ class Publisher:
         self._number += 1
         version = Version(self._epoch, self._number)
         began = time.perf_counter()
-        sweep = Sweep.of(state, self._cosines, k=self._settings.published_k, min_support=self._settings.min_support)
+        sweep = Sweep.of(
+            state,
+            self._cosines,
+            self._effects,
+            self._published,
+            k=self._settings.published_k,
+            min_support=self._settings.min_support,
+        )
         swept = time.perf_counter()
         everything = self._published is None
         written, size = self._write_records(sweep, version)

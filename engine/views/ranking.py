@@ -18,10 +18,14 @@ import numpy as np
 import torch
 
 from engine.measures import MEASURES, PairCounts, estimates
+from engine.measures.bounds import pearson_effective, ratios_of
+from engine.views.records import INTERVAL_MEASURES
 from kernels import BestCells
 
 if TYPE_CHECKING:
+    from engine.counts.marginals import Marginals
     from engine.counts.pairs import PairTable
+    from engine.views.effects import PairEffects
 
 _BLOCK_CELLS = 1 << 20  # of the table looked through at a time
 _CHUNK_CELLS = (
@@ -30,19 +34,27 @@ _CHUNK_CELLS = (
 
 
 class Side(NamedTuple):
-    """Marginals of a layer as numpy arrays `[D]`: active count int64, Σa and Σa² float64."""
+    """Marginals of a layer as numpy arrays `[D]`: active count int64, Σa and Σa² float64, and the active count of half A."""
 
     count: np.ndarray
     sum: np.ndarray
     sum_of_squares: np.ndarray
+    count_a: np.ndarray
+
+    @classmethod
+    def of(cls, part: Marginals) -> Side:
+        """A copy of a layer's marginals."""
+        total, squares = part.sum.cpu().numpy().copy(), part.sum_of_squares.cpu().numpy().copy()
+        return cls(part.count.cpu().numpy(), total, squares, part.by_half[:, 0].cpu().numpy().copy())
 
 
 class Cells(NamedTuple):
-    """Cells of a pair table: row, column, joint count, Σab and decoder cosine (NaN where unknown) of each."""
+    """Cells of a pair table: row, column, joint count, that of half A, Σab and decoder cosine (NaN where unknown) of each."""
 
     up: np.ndarray  # int32 [n]
     down: np.ndarray  # int32 [n]
     joint: np.ndarray  # int64 [n]
+    joint_a: np.ndarray  # int64 [n]
     product: np.ndarray  # float64 [n]
     decoder_cosine: np.ndarray  # float32 [n]
 
@@ -70,6 +82,7 @@ def rank_pair(
     k: int,
     min_support: int,
     cosines: np.ndarray | None = None,
+    effects: PairEffects | None = None,
 ) -> Ranking:
     """The published neighbours of one layer pair.
 
@@ -80,14 +93,16 @@ def rank_pair(
         k: how many by each measure; ties go to the smaller index.
         min_support: smallest joint count.
         cosines: float32 `[Du, Dd]` decoder cosines; None leaves that measure out of the ranking, and NaN in the cells.
+        effects: design effects, for the rankings by lower bound; None leaves those out.
 
     Returns:
-        For each feature the union of the top k by each measure, by index; fewer where fewer have the support.
+        For each feature the union of the top k by each measure, and by the lower bound of each that has one, by index; fewer where
+        fewer have the support.
     """
     # n·n_ij / (n_i·n_j), the lift, orders a row as the necessity does, and a column as the sufficiency.
     left_out = {"lift"} if cosines is not None else {"lift", "decoder_cosine"}
     measures = [measure for measure in MEASURES if measure not in left_out]
-    best = best_cells(table, up, down, tokens, measures, k, min_support, cosines)
+    best = best_cells(table, up, down, tokens, measures, k, min_support, cosines, effects)
     width = len(down.count)
     by_row = _union([found.rows for found in best])
     by_column = _union([found.columns for found in best])
@@ -98,7 +113,7 @@ def rank_pair(
 
 def top_lists(table: PairTable, up: Side, down: Side, tokens: int, *, measure: str, k: int, min_support: int) -> np.ndarray:
     """int32 `[Du, k]`: the k best downstream features of every upstream one by a measure, best first; −1 where there are fewer."""
-    (found,) = best_cells(table, up, down, tokens, [measure], k, min_support, None)
+    (found,) = best_cells(table, up, down, tokens, [measure], k, min_support)
     return np.where(found.rows >= 0, found.rows % len(down.count), -1).astype(np.int32)
 
 
@@ -110,10 +125,13 @@ def best_cells(
     measures: Sequence[str],
     k: int,
     min_support: int,
-    cosines: np.ndarray | None,
+    cosines: np.ndarray | None = None,
+    effects: PairEffects | None = None,
 ) -> list[BestCells]:
-    """The top lists of one layer pair by each of the measures: the id of a cell is row · Dd + column, of no cell −1."""
+    """The top lists of one layer pair by each of the measures, and with `effects` by the lower bounds of jaccard, sufficiency,
+    necessity and Pearson (which must be among the measures). The id of a cell is row · Dd + column, of no cell −1."""
     best = [BestCells(len(up.count), len(down.count), k) for _ in measures]
+    bounded = [BestCells(len(up.count), len(down.count), k) for _ in INTERVAL_MEASURES if effects is not None]
     for ids, joint, product in _supported(table, min_support):
         i, j = _row_and_column(ids, len(down.count))
         counts = PairCounts(
@@ -128,9 +146,16 @@ def best_cells(
             product=product,
             decoder_cosine=np.nan if cosines is None else cosines[i, j],
         )
-        for found, scores in zip(best, estimates(counts, measures).values(), strict=True):
+        values = estimates(counts, measures)
+        for found, scores in zip(best, values.values(), strict=True):
             found.offer(i, j, ids, scores)
-    return best
+        if effects is not None:
+            successes, deff = joint.astype(np.float64), effects.ratios(joint).astype(np.float64)
+            for found, (_, trials) in zip(bounded[:3], ratios_of(counts), strict=True):
+                found.offer_ratios(i, j, ids, (successes, trials), deff)
+            effective = pearson_effective(counts, np.maximum(effects.up[i], effects.down[j]))
+            bounded[3].offer_correlations(i, j, ids, values["pearson"], effective)
+    return [*best, *bounded]
 
 
 def _supported(table: PairTable, min_support: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -155,16 +180,14 @@ def _supported(table: PairTable, min_support: int) -> Iterator[tuple[np.ndarray,
 
 def _cells(table: PairTable, ids: np.ndarray, cosines: np.ndarray | None) -> Cells:
     """The cells with these ids, in their order."""
-    counts, products = table.counts.reshape(-1, 2), table.products.reshape(-1)
-    if counts.device.type == "cpu":  # by numpy: torch shares it out over threads and waits for a core that another process holds
-        halves, product = counts.numpy()[ids], products.numpy()[ids]
-    else:
-        chosen = torch.from_numpy(ids).to(counts.device)
-        halves, product = counts[chosen].cpu().numpy(), products[chosen].cpu().numpy()
-    joint = halves.sum(axis=1, dtype=np.int64)
     i, j = _row_and_column(ids, table.products.shape[1])
+    halves = table.halves((i, j)).astype(np.int64)
+    if table.products.device.type == "cpu":
+        product = table.products.numpy()[i, j]
+    else:
+        product = table.products[torch.from_numpy(i), torch.from_numpy(j)].cpu().numpy()
     cosine = np.full(len(ids), np.nan, np.float32) if cosines is None else cosines[i, j]
-    return Cells(i, j, joint, product, cosine)
+    return Cells(i, j, halves.sum(axis=1), halves[:, 0], product, cosine)
 
 
 def _union(lists: Sequence[np.ndarray]) -> np.ndarray:

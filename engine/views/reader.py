@@ -95,7 +95,7 @@ class Views:
         measure: str = "jaccard",
         k: int = 20,
         min_support: int = 10,
-        rank: str = "estimate",
+        rank: str | None = None,
         published_k: int,
         published_support: int,
         timeout: float = 10.0,
@@ -111,23 +111,35 @@ class Views:
         Raises:
             BadValue: a ranking that can't be. Unknown: no such feature. NotReady: nothing published, or the engine does not answer.
         """
-        check_ranking(direction, measure, k, min_support, rank)
+        ranked = check_ranking(direction, measure, k, min_support, rank)
         snapshot, record = await self.feature(layer, index)
         if not any(table.direction == direction for table in record.tables):
             status = await self.status()
             raise no_table((layer, index), direction, status.pairs if status else [])
         if k <= published_k and min_support == published_support:
-            return record_neighbors(record, snapshot, direction=direction, measure=measure, k=k, min_support=min_support)
-        request = NeighborsRequest((layer, index), direction, measure, k, min_support, rank)
+            sizes = (await self.run()).dictionaries
+            return record_neighbors(
+                record,
+                snapshot,
+                sizes,
+                direction=direction,
+                measure=measure,
+                k=k,
+                min_support=min_support,
+                rank=ranked,
+                published_k=published_k,
+            )
+        request = NeighborsRequest((layer, index), direction, measure, k, min_support, ranked)
         return await ask(self.client, self.keys, request, timeout)
 
-    async def similarity(self, up: Feature, down: Feature, timeout: float = 10.0) -> SimilarityAnswer:
-        """Every measure of one pair, live from the engine.
+    async def similarity(self, up: Feature, down: Feature, corpus: str | None = None, timeout: float = 10.0) -> SimilarityAnswer:
+        """Every measure of one pair, live from the engine; of one corpus where the pair is watched.
 
         Raises:
-            Unknown: a feature or layer pair that the run does not have. NotReady: the engine does not answer.
+            Unknown: a feature, layer pair or corpus that the run does not have. BadValue: a corpus, and the pair is not watched.
+            NotReady: the engine does not answer.
         """
-        return await ask(self.client, self.keys, SimilarityRequest(up, down), timeout)
+        return await ask(self.client, self.keys, SimilarityRequest(up, down, corpus), timeout)
 
     async def contexts(self, features: Sequence[Feature], k: int = 1, timeout: float = 30.0) -> ContextsAnswer:
         """Text around the k strongest activations of each feature, live from the engine, which encodes those windows again.

@@ -14,16 +14,36 @@ import numpy as np
 NEIGHBOR = np.dtype(
     [
         ("count", "<i8"),
+        ("count_a", "<i8"),
         ("joint", "<i8"),
+        ("joint_a", "<i8"),
         ("sum", "<f8"),
         ("sum_of_squares", "<f8"),
         ("product", "<f8"),
         ("index", "<i4"),
         ("decoder_cosine", "<f4"),
+        ("effect", "<f4"),
+        ("rate_effect", "<f4"),
     ]
 )
-"""One row of a neighbour table (48 bytes): index, active count and sums of the neighbour, joint count and Σab with the feature that
-the table belongs to, and the cosine of their decoder directions (NaN in a run without a model)."""
+"""One row of a neighbour table (72 bytes): index, active count (of all, and of half A) and sums of the neighbour, joint count (the
+same) and Σab with the feature that the table belongs to, the cosine of their decoder directions (NaN in a run without a model), and
+the design effects of the pair's ratios and of the neighbour's rate (NaN where unknown)."""
+
+INTERVAL_MEASURES = ("jaccard", "sufficiency", "necessity", "pearson")
+
+INTERVAL = np.dtype(
+    [
+        ("index", "<i4"),
+        ("counted_from", "<i8"),
+        ("estimate", "<f4", len(INTERVAL_MEASURES)),
+        ("lower", "<f4", len(INTERVAL_MEASURES)),
+        ("upper", "<f4", len(INTERVAL_MEASURES)),
+        ("documents", "<i4", len(INTERVAL_MEASURES)),
+        ("effective", "<f4", len(INTERVAL_MEASURES)),
+    ]
+)
+"""The intervals of a neighbour that is watched (92 bytes), by `INTERVAL_MEASURES`: NaN where there are too few documents."""
 
 CONTEXT = np.dtype([("position", "<i8"), ("value", "<f4")])
 """One of a feature's strongest activations (12 bytes): the position of its token in the log, and its value."""
@@ -101,15 +121,21 @@ class NeighborTable(msgspec.Struct, frozen=True, array_like=True):
         layer: the neighbours' layer.
         direction: where that is, seen from the feature.
         packed: rows of `NEIGHBOR`.
+        packed_intervals: rows of `INTERVAL`, for those of the neighbours that are watched, in the same order.
     """
 
     layer: int
     direction: Direction
     packed: memoryview
+    packed_intervals: memoryview = memoryview(b"")
 
     def rows(self) -> np.ndarray:
         """The rows, `NEIGHBOR [n]`, without a copy."""
         return np.frombuffer(self.packed, dtype=NEIGHBOR)
+
+    def intervals(self) -> np.ndarray:
+        """The intervals, `INTERVAL [m]`, without a copy."""
+        return np.frombuffer(self.packed_intervals, dtype=INTERVAL)
 
 
 class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -118,7 +144,8 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         layer, index: which feature.
         tokens: N of that state.
-        count: tokens at which it was active; sum, sum_of_squares: over all its activations.
+        count: tokens at which it was active, count_a: of those in half A; sum, sum_of_squares: over all its activations.
+        rate_effect: design effect of its rate of firing; NaN where unknown.
         max, max_position: its strongest activation and the position of that token in the log; 0.0 and -1 when it never fired.
         tables: one per layer pair that its layer is part of, empty ones included.
         threshold: it is active where its activation is above this.
@@ -135,6 +162,8 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
     max_position: int
     tables: list[NeighborTable]
     threshold: float
+    count_a: int
+    rate_effect: float
     packed_contexts: memoryview = memoryview(b"")
 
     def contexts(self) -> np.ndarray:

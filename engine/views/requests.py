@@ -29,10 +29,11 @@ _SLICE_SECONDS = 2  # a blocking read must end before the client's socket timeou
 
 
 class SimilarityRequest(msgspec.Struct, frozen=True, tag="similarity"):
-    """All measures of one pair, (layer, index) each."""
+    """All measures of one pair, (layer, index) each; of one corpus where the pair is watched."""
 
     up: tuple[int, int]
     down: tuple[int, int]
+    corpus: str | None = None
 
 
 class NeighborsRequest(msgspec.Struct, frozen=True, tag="neighbors"):
@@ -43,7 +44,7 @@ class NeighborsRequest(msgspec.Struct, frozen=True, tag="neighbors"):
     measure: str = "jaccard"
     k: int = 20
     min_support: int = 10
-    rank: str = "estimate"
+    rank: str | None = None
 
 
 class ContextsRequest(msgspec.Struct, frozen=True, tag="contexts"):

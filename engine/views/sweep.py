@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
+from engine.views.intervals import PairIntervals
 from engine.views.ranking import Lists, Ranking, Side, rank_pair
 from engine.views.records import CONTEXT, NEIGHBOR, Direction, FeatureRecord, NeighborTable
 
 if TYPE_CHECKING:
     from engine.counts.state import State
     from engine.views.decoder import DecoderCosines
+    from engine.views.effects import Effects, PairEffects
 
 _THREADS = 2  # numpy and numba let go of the interpreter's lock; more threads would need more scores in memory at once
 
@@ -46,6 +48,24 @@ class Strongest(NamedTuple):
         ends = np.zeros(len(chosen) + 1, np.int64)
         np.cumsum(filled.sum(axis=1) * CONTEXT.itemsize, out=ends[1:])
         return rows.view(np.uint8).data, ends.tolist()
+
+
+class Slices(NamedTuple):
+    """Rows of many lists as bytes, and where each list begins in them."""
+
+    data: memoryview
+    ends: list[int]
+
+    @classmethod
+    def of(cls, rows: np.ndarray, lengths: np.ndarray) -> Slices:
+        """Rows list by list, and how many each list has."""
+        ends = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths * rows.itemsize, out=ends[1:])
+        return cls(rows.view(np.uint8).data, ends.tolist())
+
+    def of_list(self, at: int) -> memoryview:
+        """The bytes of one list."""
+        return self.data[self.ends[at] : self.ends[at + 1]]
 
 
 class Table(NamedTuple):
@@ -83,6 +103,9 @@ class Sweep:
         thresholds: per layer float32 `[D]`; the same for the life of a run.
         tables: per layer, in the order of the layer pairs.
         signatures: per layer uint64 `[tables, D]`.
+        effects, rates: the design effects that the bounds are tempered by, per layer pair and per layer.
+        intervals: per layer pair those of its watched pairs.
+        revision: what intervals and design effects are from; where it differs, every record does.
     """
 
     tokens: int
@@ -91,14 +114,20 @@ class Sweep:
     thresholds: tuple[np.ndarray, ...]
     tables: tuple[tuple[Table, ...], ...]
     signatures: tuple[np.ndarray, ...]
+    effects: dict[tuple[int, int], PairEffects]
+    rates: tuple[np.ndarray, ...]
+    intervals: dict[tuple[int, int], PairIntervals]
+    revision: tuple[int, int]
 
     @classmethod
-    def of(cls, state: State, cosines: DecoderCosines, *, k: int, min_support: int) -> Sweep:
-        """Rank a state: the best `k` by each measure with a joint count of at least `min_support`. Nothing may count meanwhile."""
-        sides = tuple(
-            Side(*(column.cpu().numpy().copy() for column in (layer.count, layer.sum, layer.sum_of_squares)))
-            for layer in state.marginals
-        )
+    def of(
+        cls, state: State, cosines: DecoderCosines, effects: Effects, since: Sweep | None = None, *, k: int, min_support: int
+    ) -> Sweep:
+        """Rank a state: the best `k` by each measure with a joint count of at least `min_support`. Nothing may count meanwhile.
+
+        `since`: an earlier sweep of the same state, whose intervals stand until a segment ends.
+        """
+        sides = tuple(Side.of(layer) for layer in state.marginals)
         strongest = tuple(
             Strongest(part.value.cpu().numpy().copy(), part.position.cpu().numpy().copy()) for part in state.strongest
         )
@@ -107,7 +136,9 @@ class Sweep:
         def rank(pair: tuple[int, int]) -> Ranking:
             up, down = pair
             dense = cosines.dense(up, down)
-            found = rank_pair(state.pairs[pair], sides[up], sides[down], tokens, k=k, min_support=min_support, cosines=dense)
+            tempered = effects.of_pair(pair) if effects.revision else None
+            table, ends = state.pairs[pair], (sides[up], sides[down])
+            found = rank_pair(table, *ends, tokens, k=k, min_support=min_support, cosines=dense, effects=tempered)
             if dense is not None:
                 return found
             return Ranking(*(_with_cosines(lists, cosines, pair) for lists in found))
@@ -126,11 +157,18 @@ class Sweep:
             np.zeros(size, np.float32) if limit is None else limit.cpu().numpy()
             for size, limit in zip(state.shape.dictionaries, state.shape.thresholds, strict=True)
         )
-        return cls(tokens, sides, strongest, thresholds, tuple(map(tuple, tables)), signatures)
+        of_pairs = {pair: effects.of_pair(pair) for pair in state.pairs}
+        revision = (state.segments_ended, effects.revision)
+        if since is not None and since.revision == revision:
+            intervals = since.intervals
+        else:
+            intervals = {pair: PairIntervals.of(watched) for pair, watched in state.watched.items()}
+        tables_of = tuple(map(tuple, tables))
+        return cls(tokens, sides, strongest, thresholds, tables_of, signatures, of_pairs, effects.rates, intervals, revision)
 
     def dirty(self, since: Sweep | None) -> tuple[np.ndarray, ...]:
         """Per layer bool `[D]`: features whose record is not what it was in an earlier sweep; all of them without one."""
-        if since is None:
+        if since is None or since.revision != self.revision:
             return tuple(np.ones(len(side.count), bool) for side in self.sides)
         moved = [
             np.logical_or.reduce([*(now != then for now, then in zip(side, old_side, strict=True)), top.moved(old_top)])
@@ -147,34 +185,46 @@ class Sweep:
     def records(self, layer: int, dirty: np.ndarray) -> Iterator[tuple[int, bytes]]:
         """(index, packed `FeatureRecord`) of each dirty feature of a layer, in order."""
         chosen = np.flatnonzero(dirty)
-        tables = [(table, *self._rows(table, dirty)) for table in self.tables[layer]]
+        tables = [(table, *self._rows(layer, table, dirty)) for table in self.tables[layer]]
         strongest = self.strongest[layer]
         contexts, begins = strongest.packed(chosen)
-        own = (*self.sides[layer], strongest.value[:, 0], strongest.position[:, 0], self.thresholds[layer])
-        columns = [column[chosen].tolist() for column in own]
+        side = self.sides[layer]
+        own = (side.count, side.sum, side.sum_of_squares, strongest.value[:, 0], strongest.position[:, 0])
+        more = (self.thresholds[layer], side.count_a, self.rates[layer])
+        columns = [column[chosen].tolist() for column in (*own, *more)]
         encode = msgspec.msgpack.Encoder().encode
-        for at, (index, count, total, squares, value, position, threshold) in enumerate(
+        for at, (index, count, total, squares, value, position, threshold, count_a, effect) in enumerate(
             zip(chosen.tolist(), *columns, strict=True)
         ):
-            packed = [NeighborTable(table.layer, table.direction, rows[ends[at] : ends[at + 1]]) for table, rows, ends in tables]
+            packed = [
+                NeighborTable(table.layer, table.direction, rows.of_list(at), intervals.of_list(at))
+                for table, rows, intervals in tables
+            ]
             found = contexts[begins[at] : begins[at + 1]]
-            record = FeatureRecord(layer, index, self.tokens, count, total, squares, value, position, packed, threshold, found)
-            yield index, encode(record)
+            own = (layer, index, self.tokens, count, total, squares, value, position)
+            yield index, encode(FeatureRecord(*own, packed, threshold, count_a, effect, found))
 
-    def _rows(self, table: Table, dirty: np.ndarray) -> tuple[memoryview, list[int]]:
-        """The `NEIGHBOR` rows of the dirty features' lists as bytes, and where each list begins in them."""
+    def _rows(self, layer: int, table: Table, dirty: np.ndarray) -> tuple[Slices, Slices]:
+        """The `NEIGHBOR` and the `INTERVAL` rows of the dirty features' lists."""
         lengths = np.diff(table.lists.offsets)
         keep = np.repeat(dirty, lengths)
         cells, index = table.lists.cells, table.index[keep]
         rows = np.empty(len(index), NEIGHBOR)
         side = self.sides[table.layer]
         rows["index"] = index
-        rows["count"], rows["sum"], rows["sum_of_squares"] = (column[index] for column in side)
-        rows["joint"], rows["product"] = cells.joint[keep], cells.product[keep]
-        rows["decoder_cosine"] = cells.decoder_cosine[keep]
-        ends = np.zeros(np.count_nonzero(dirty) + 1, np.int64)
-        np.cumsum(lengths[dirty] * NEIGHBOR.itemsize, out=ends[1:])
-        return rows.view(np.uint8).data, ends.tolist()
+        for name in ("count", "count_a", "sum", "sum_of_squares"):
+            rows[name] = getattr(side, name)[index]
+        for name in ("joint", "joint_a", "product", "decoder_cosine"):
+            rows[name] = getattr(cells, name)[keep]
+        pair = (layer, table.layer) if table.direction == "downstream" else (table.layer, layer)
+        rows["effect"] = self.effects[pair].ratios(rows["joint"])
+        rows["rate_effect"] = self.rates[table.layer][index]
+        of_list = np.repeat(np.arange(np.count_nonzero(dirty)), lengths[dirty])
+        watched = self.intervals[pair].find(cells.up[keep], cells.down[keep])
+        found = self.intervals[pair].rows[watched[watched >= 0]]
+        found["index"] = index[watched >= 0]
+        counts = np.bincount(of_list[watched >= 0], minlength=np.count_nonzero(dirty))
+        return Slices.of(rows, lengths[dirty]), Slices.of(found, counts)
 
 
 def _with_cosines(lists: Lists, cosines: DecoderCosines, pair: tuple[int, int]) -> Lists:

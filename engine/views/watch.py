@@ -16,6 +16,7 @@ import numpy as np
 from engine import durable
 from engine.errors import BadValue, DamagedFile
 from engine.views.ranking import Side, best_cells
+from engine.views.records import INTERVAL_MEASURES
 
 if TYPE_CHECKING:
     from engine.counts.state import State
@@ -24,7 +25,6 @@ Pair = tuple[int, int, int, int]
 """Upstream layer and feature, downstream layer and feature."""
 
 LEADERS = 5
-WATCHED_MEASURES = ("jaccard", "sufficiency", "necessity", "pearson")
 MIN_SUPPORT = 10
 
 
@@ -110,13 +110,11 @@ class Watch:
 
     def choose(self, state: State, position: int) -> None:
         """Choose anew from what is counted, for the clusters that begin at or behind a position in the log."""
-        sides = [
-            Side(*(column.cpu().numpy() for column in (part.count, part.sum, part.sum_of_squares))) for part in state.marginals
-        ]
+        sides = [Side.of(part) for part in state.marginals]
         for (up, down), watched in state.watched.items():
             table = state.pairs[up, down]
             width = len(sides[down].count)
-            best = best_cells(table, sides[up], sides[down], state.tokens, WATCHED_MEASURES, LEADERS, MIN_SUPPORT, None)
+            best = best_cells(table, sides[up], sides[down], state.tokens, INTERVAL_MEASURES, LEADERS, MIN_SUPPORT)
             by_rank = [ids[:, rank] for rank in range(LEADERS) for found in best for ids in (found.rows, found.columns)]
             ids = np.concatenate(by_rank)
             ids = ids[ids >= 0]

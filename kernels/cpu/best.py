@@ -15,6 +15,7 @@ from typing import Any, cast
 import numba
 import numpy as np
 
+from kernels.cpu.bounds import ALPHA, lower_bound, pearson_lower_bound
 from kernels.host_checks import check_cells
 
 
@@ -46,6 +47,34 @@ class BestCells:
         check_cells(up, down, cells, scores, len(self.rows), len(self.columns))
         _offer(up, down, cells, scores, self.rows, self._row_scores, self.columns, self._column_scores)
 
+    def offer_ratios(
+        self, up: np.ndarray, down: np.ndarray, cells: np.ndarray, ratios: tuple[np.ndarray, np.ndarray], effects: np.ndarray
+    ) -> None:
+        """Offer some cells by the lower bound of a ratio (`kernels.bounds` at its default level), which is computed for the few
+        whose estimate is above what is kept.
+
+        Args:
+            up, down, cells: as in `offer`.
+            ratios: float64 `[n]` each, successes and trials.
+            effects: float64 `[n]`, design effects; NaN is never kept.
+        """
+        successes, trials = ratios
+        for part in (successes, trials, effects):
+            check_cells(up, down, cells, part, len(self.rows), len(self.columns))
+        _offer_ratios(up, down, cells, successes, trials, effects, self.rows, self._row_scores, self.columns, self._column_scores)
+
+    def offer_correlations(self, up: np.ndarray, down: np.ndarray, cells: np.ndarray, r: np.ndarray, effective: np.ndarray) -> None:
+        """Offer some cells by the lower bound of a correlation (`kernels.pearson_bounds`).
+
+        Args:
+            up, down, cells: as in `offer`.
+            r: float64 `[n]`.
+            effective: float64 `[n]`, effective numbers of tokens; NaN is never kept.
+        """
+        for part in (r, effective):
+            check_cells(up, down, cells, part, len(self.rows), len(self.columns))
+        _offer_correlations(up, down, cells, r, effective, self.rows, self._row_scores, self.columns, self._column_scores)
+
 
 def _empty(groups: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full((groups, k), -1, np.int64), np.full((groups, k), -np.inf)
@@ -76,3 +105,32 @@ def _offer(up, down, cells, scores, rows, row_scores, columns, column_scores):
             _insert(rows[i], row_scores[i], cells[at], score)
         if score > column_scores[j, last]:
             _insert(columns[j], column_scores[j], cells[at], score)
+
+
+@_compile
+def _offer_bound(i, j, cell, bound, last, rows, row_scores, columns, column_scores):
+    if bound > row_scores[i, last]:  # false for NaN
+        _insert(rows[i], row_scores[i], cell, bound)
+    if bound > column_scores[j, last]:
+        _insert(columns[j], column_scores[j], cell, bound)
+
+
+@_compile
+def _offer_ratios(up, down, cells, successes, trials, effects, rows, row_scores, columns, column_scores):
+    last = rows.shape[1] - 1
+    for at in range(len(cells)):
+        i, j = up[at], down[at]
+        least = min(row_scores[i, last], column_scores[j, last])
+        if successes[at] > least * trials[at] and effects[at] > 0.0:  # a bound is below its estimate
+            bound = lower_bound(successes[at], trials[at], effects[at], ALPHA)
+            _offer_bound(i, j, cells[at], bound, last, rows, row_scores, columns, column_scores)
+
+
+@_compile
+def _offer_correlations(up, down, cells, r, effective, rows, row_scores, columns, column_scores):
+    last = rows.shape[1] - 1
+    for at in range(len(cells)):
+        i, j = up[at], down[at]
+        if r[at] > min(row_scores[i, last], column_scores[j, last]):
+            bound = pearson_lower_bound(r[at], effective[at], ALPHA)
+            _offer_bound(i, j, cells[at], bound, last, rows, row_scores, columns, column_scores)

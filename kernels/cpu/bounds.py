@@ -26,6 +26,9 @@ from kernels.host_checks import check_correlations, check_trials
 # numba's decorator is untyped; `cache` keeps the compiled code beside the source.
 _compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
 
+ALPHA = 0.05  # the level of the bounds that lists are ranked by
+
+PEARSON_LEAST_EFFECT = 6.0
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _SERIES_FROM = 10.0  # three terms of Stirling's series leave 3e-11 there, and lgamma is exact but takes longer
 
@@ -112,7 +115,7 @@ def upper_bound(successes, trials, deff, alpha):
 
 
 def bounds(
-    successes: np.ndarray, trials: np.ndarray, deff: np.ndarray | float, alpha: float = 0.05
+    successes: np.ndarray, trials: np.ndarray, deff: np.ndarray | float, alpha: float = ALPHA
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the tempered beta-binomial sequence, of many ratios at once.
 
@@ -152,7 +155,7 @@ def pearson_effective(up, down, deff):
     Correlations of sparse activations vary as their fourth moments over the *active* tokens do, not as those of N normal values:
     with gamma activations of one document gain each, independent tokens (deff = 1.1) missed in up to 67 % of streams before the 6.
     """
-    return min(up, down) / max(deff, 6.0)
+    return min(up, down) / max(deff, PEARSON_LEAST_EFFECT)
 
 
 @_compile
@@ -173,7 +176,7 @@ def pearson_upper_bound(r, n_effective, alpha):
     return -pearson_lower_bound(-r, n_effective, alpha)
 
 
-def pearson_bounds(r: np.ndarray, n_effective: np.ndarray, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+def pearson_bounds(r: np.ndarray, n_effective: np.ndarray, alpha: float = ALPHA) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of Pearson correlations of which only the estimate and the counts are known. A heuristic that proves nothing.
 
     Fisher's z = artanh r with a standard error of 1/√n_effective, as wide as the asymptotic confidence sequence of arXiv 2103.06476

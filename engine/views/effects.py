@@ -1,0 +1,67 @@
+"""Design effects of a run: how many dependent tokens are worth one independent one, from the difference between the two halves.
+
+The bounds of pairs that are not watched are tempered by them. They are taken anew where choices are made, so that records do not
+change for their sake in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from engine.measures.convergence import DesignEffects, design_effect_of, design_effects
+
+if TYPE_CHECKING:
+    from engine.counts.state import State
+
+
+class PairEffects(NamedTuple):
+    """Design effects of one layer pair: of its ratios, by joint count, and of its features' rates, float32 `[Du]` and `[Dd]`."""
+
+    ratios: Callable[[np.ndarray], np.ndarray]
+    up: np.ndarray
+    down: np.ndarray
+
+
+class Effects:
+    """The design effects at the last choice.
+
+    Attributes:
+        revision: how often they were taken.
+        rates: per layer float32 `[D]`, of each feature's rate of firing; NaN where it is not known.
+    """
+
+    def __init__(self, dictionaries: Sequence[int]) -> None:
+        """Unknown yet."""
+        self.revision = 0
+        self.rates = tuple(np.full(size, np.nan, np.float32) for size in dictionaries)
+        self._ratios: dict[tuple[int, int], tuple[DesignEffects, DesignEffects]] = {}
+
+    def update(self, state: State) -> None:
+        """Take them from a state: those of rates from all features, those of ratios from the watched pairs."""
+        tokens = state.ledger.tokens_by_half
+        halves = [part.by_half.cpu().numpy() for part in state.marginals]
+        self.rates = tuple(
+            design_effect_of(design_effects(half[:, 0], half[:, 1], *tokens), half.sum(axis=1)).astype(np.float32)
+            for half in halves
+        )
+        for (up, down), watched in state.watched.items():
+            joint = state.pairs[up, down].halves((watched.up, watched.down))
+            over = (halves[up][watched.up], halves[down][watched.down])
+            self._ratios[up, down] = tuple(design_effects(joint[:, 0], joint[:, 1], whole[:, 0], whole[:, 1]) for whole in over)  # type: ignore[assignment]  # two
+        self.revision += 1
+
+    def of_pair(self, pair: tuple[int, int]) -> PairEffects:
+        """Those that the bounds of one layer pair need."""
+        up, down = pair
+        return PairEffects(partial(self.ratios, pair), self.rates[up], self.rates[down])
+
+    def ratios(self, pair: tuple[int, int], joint: np.ndarray) -> np.ndarray:
+        """float32, for joint counts of a layer pair: the larger design effect of n_ij/n_i and n_ij/n_j; NaN where unknown."""
+        if pair not in self._ratios:
+            return np.full(np.shape(joint), np.nan, np.float32)
+        of_up, of_down = self._ratios[pair]
+        return np.maximum(design_effect_of(of_up, joint), design_effect_of(of_down, joint)).astype(np.float32)
