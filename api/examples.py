@@ -58,8 +58,14 @@ PROBLEM = {
 
 
 def _estimates(**values: float) -> dict[str, Any]:
-    empty = {"lower": None, "upper": None, "interval_estimate": None, "counted_from": None, "method": None, "reason": None}
-    return {measure: {"estimate": value, "status": "insufficient", **empty} for measure, value in values.items()}
+    unwatched = {"interval_estimate": None, "counted_from": None, "documents": None, "effective_documents": None, "reason": None}
+    found: dict[str, Any] = {}
+    for measure, value in values.items():
+        found[measure] = {"estimate": value, "lower": None, "upper": None, "status": "insufficient", "method": None, **unwatched}
+        if measure in ("jaccard", "sufficiency", "necessity", "pearson"):
+            bounds = {"lower": round(value - 0.043, 4), "upper": min(1.0, round(value + 0.039, 4))}
+            found[measure] |= {**bounds, "status": "heuristic", "method": "tempered"}
+    return found
 
 
 _VALUES = {
@@ -150,7 +156,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "feature": "3:17",
         "direction": "downstream",
         "measure": "jaccard",
-        "rank": "estimate",
+        "rank": "lower",
         "k": 3,
         "min_support": 10,
         "tokens": 412_503,
@@ -160,19 +166,25 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "feature": "4:99",
                 "counts": _COUNTS,
                 "estimate": 0.8514,
-                "lower": None,
-                "upper": None,
-                "status": "insufficient",
+                "lower": 0.8127,
+                "upper": 0.8822,
+                "interval_estimate": 0.8496,
+                "counted_from": 65_536,
+                "status": "ok",
+                "method": "anytime",
                 "measures": _VALUES,
             }
         ],
-        "certified_k": None,
-        "split_half_rbo": None,
+        "status": "certified",
+        "certified_k": 1,
+        "certified_reason": None,
+        "split_half_rbo": 0.98,
         "snapshot": SNAPSHOT,
     },
     ("get", "/v1/similarity"): {
         "up": "3:17",
         "down": "4:99",
+        "corpus": None,
         "tokens": 415_104,
         "counts": _COUNTS,
         "measures": _estimates(**_VALUES),

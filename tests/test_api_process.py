@@ -20,7 +20,7 @@ from api.problems import Problem
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.requests import ContextsAnswer
 
-HEAVY = ("torch", "sae_lens", "transformer_lens", "transformers", "datasets", "tokenizers", "numba", "triton", "scipy", "pandas")
+HEAVY = ("torch", "sae_lens", "transformer_lens", "transformers", "datasets", "tokenizers", "triton", "scipy", "pandas")
 
 TYPES = {
     ("get", "/v1/status"): answers.StatusAnswer,
