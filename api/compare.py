@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any
 
 from litestar import Request, Response, get
+from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from api.negotiation import answer
@@ -53,8 +54,8 @@ async def compare_edges(
     inbox: Inbox,
     a: A,
     b: B,
-    up: Annotated[int, Parameter(description="the earlier layer")],
-    down: Annotated[int, Parameter(description="the later layer")],
+    up: Annotated[int, Parameter(description="the earlier layer", examples=[Example(value=3)])],
+    down: Annotated[int, Parameter(description="the later layer", examples=[Example(value=4)])],
     measure: Annotated[str, Parameter(description="jaccard, sufficiency, necessity or pearson")] = "jaccard",
     limit: Limit = PAGE,
     cursor: Cursor = None,
@@ -71,7 +72,7 @@ def _check(inbox: Inbox, a: str, b: str, limit: int, cursor: str | None) -> int:
     """Where the page starts.
 
     Raises:
-        Unknown: a corpus that nothing was sent of. BadValue: twice the same, or a limit out of range. BadInput: a cursor that is none.
+        Unknown: a corpus that nothing was sent of. BadValue: twice the same, or a limit out of range. BadInput: another cursor.
     """
     within("limit", limit, 1, MOST)
     for corpus in (a, b):
