@@ -146,6 +146,48 @@ def neighbors(
             console.print(tables.neighbors(answer))
 
 
+@app.command()
+def watch(
+    features: Annotated[
+        list[str] | None, typer.Argument(help="pairs, upstream then downstream: 0:3 1:3 …; none lists them")
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Keep the intervals of pairs of features from here on, or list the pairs that were asked for."""
+    named = features or []
+    if len(named) % 2:
+        raise BadInput(f"{len(named)} features: pairs are given as upstream downstream, e.g. 0:3 1:3")
+    for feature in named:
+        _feature(feature)
+    with Client(url) as client:
+        if named:
+            pairs = [{"up": up, "down": down} for up, down in zip(named[::2], named[1::2], strict=True)]
+            console.print(tables.pinned_line(client.post("/v1/watch", {"pairs": pairs})))
+        else:
+            console.print(tables.pinned(client.get("/v1/watch", limit=1_000)))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="a corpus")],
+    b: Annotated[str, typer.Argument(help="another corpus")],
+    layer: Annotated[int | None, typer.Option(help="features of this layer; of all by default")] = None,
+    edges: Annotated[str | None, typer.Option(help="up-down, e.g. 0-1: the watched pairs of these layers instead")] = None,
+    measure: Annotated[str, typer.Option(help="of the edges: jaccard, sufficiency, necessity or pearson")] = "jaccard",
+    k: Annotated[int, typer.Option("-k", "--k", help="how many")] = 20,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """What differs most between two corpora: densities of features, or with --edges similarities of watched pairs."""
+    if edges is not None and layer is not None:
+        raise BadInput(f"--layer {layer} and --edges {edges}: features are compared, or edges; give one of them")
+    with Client(url) as client:
+        if edges is None:
+            console.print(tables.compared(client.get("/v1/compare", a=a, b=b, layer=layer, limit=k)))
+        else:
+            up, down = _pair(edges, "--edges")
+            console.print(tables.compared(client.get("/v1/compare/edges", a=a, b=b, up=up, down=down, measure=measure, limit=k)))
+
+
 def _send(client: Client, progress: Progress, path: Path, kind: str, corpus: str, key: str | None) -> Any:
     task = progress.add_task(f"sending {path.name}", total=path.stat().st_size)
     route = "/v1/activations" if kind == "application/x-msgpack" else "/v1/corpora"
@@ -181,10 +223,10 @@ def _numbers(option: str, text: str | None) -> list[int] | None:
         raise BadInput(f"{option} {text}: must be whole numbers separated by commas, e.g. 1024,1024,1024") from None
 
 
-def _pair(text: str) -> tuple[int, int]:
+def _pair(text: str, option: str = "--pairs") -> tuple[int, int]:
     up, _, down = text.partition("-")
     if not (up.isdigit() and down.isdigit()):
-        raise BadInput(f"--pairs {text}: must be up-down, two layer numbers, e.g. 0-1,1-2")
+        raise BadInput(f"{option} {text}: must be up-down, two layer numbers, e.g. 0-1,1-2")
     return int(up), int(down)
 
 

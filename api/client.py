@@ -47,6 +47,10 @@ class Client:
         """
         return self._decode(lambda: self._http.get(path, params=_given(query)))
 
+    def post(self, path: str, body: Any) -> Any:
+        """POST a JSON body; errors as `get`."""
+        return self._decode(lambda: self._http.post(path, json=body))
+
     def upload(self, path: str, body: Iterable[bytes], media_type: str, key: str | None = None, **query: Any) -> Any:
         """POST a body in chunks; without a key each call is an upload of its own, retried or not."""
         headers = {"Content-Type": media_type, "Idempotency-Key": key or uuid.uuid4().hex}

@@ -37,15 +37,19 @@ PARAMETERS: dict[str, Any] = {
     "down": "4:99",
     "with": "4:99",
     "k": 3,
+    "a": "python-docs",
+    "b": "tutorial",
+    "corpus": "python-docs",
 }
 
-BODIES: dict[tuple[str, str], dict[str, str | None]] = {
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/v1/corpora"): {
         "text/plain": "Join two or more pathname components.",
         "application/x-ndjson": '{"text": "Join two or more path names.", "id": "os.path.join"}\n{"tokens": [314, 159]}\n',
         "application/vnd.apache.parquet": None,
     },
     ("post", "/v1/activations"): {"application/x-msgpack": None},
+    ("post", "/v1/watch"): {"application/json": {"pairs": [{"up": "3:17", "down": "4:99"}]}},
 }
 
 PROBLEM = {
@@ -90,6 +94,29 @@ _CONTEXT = {
     "document": {"number": 412, "name": "os.path.join"},
     "tokens": ["Join", " two", " or", " more", " path", "name", " components"],
     "values": {"3:17": [0.0, 0.0, 1.4, 6.21, 0.0, 0.0, 0.0]},
+}
+
+_LIVE = {"version": "live-415104", "tokens": 415_104, "age_ms": 0}
+
+
+def _ratio(estimate: float, lower: float, upper: float, count: int, of: int, tokens: int, documents: int) -> dict[str, Any]:
+    return {
+        "estimate": estimate,
+        "lower": lower,
+        "upper": upper,
+        "status": "ok",
+        "count": count,
+        "of": of,
+        "tokens": tokens,
+        "documents": documents,
+        "effective_documents": round(documents * 0.61, 1),
+        "reason": None,
+    }
+
+
+_COMPARED = {
+    "a": {"name": "python-docs", "tokens": 212_408, "documents": 2_310},
+    "b": {"name": "tutorial", "tokens": 183_110, "documents": 940},
 }
 
 ANSWERS: dict[tuple[str, str], Any] = {
@@ -189,6 +216,68 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "counts": _COUNTS,
         "measures": _estimates(**_VALUES),
         "snapshot": {"version": "live-415104", "tokens": 415_104, "age_ms": 0},
+    },
+    ("get", "/v1/compare"): {
+        **_COMPARED,
+        "layer": 3,
+        "alpha": 0.05,
+        "family": 1_024,
+        "different": 37,
+        "items": [
+            {
+                "feature": "3:17",
+                "a": _ratio(0.0092, 0.0078, 0.0107, 1_954, 212_408, 212_408, 2_310),
+                "b": _ratio(0.0001, 0.0, 0.0009, 19, 183_110, 183_110, 940),
+                "difference": {"estimate": 0.0091, "lower": 0.0069, "upper": 0.0107, "status": "ok", "reason": None},
+            }
+        ],
+        "next": "1",
+        "snapshot": _LIVE,
+    },
+    ("get", "/v1/compare/edges"): {
+        **_COMPARED,
+        "up": 3,
+        "down": 4,
+        "measure": "jaccard",
+        "alpha": 0.05,
+        "family": 8_190,
+        "different": 112,
+        "items": [
+            {
+                "up": "3:17",
+                "down": "4:99",
+                "counted_from": 65_536,
+                "a": _ratio(0.8612, 0.8011, 0.9098, 1_412, 1_640, 180_220, 402),
+                "b": _ratio(0.4127, 0.3011, 0.5380, 260, 630, 149_771, 188),
+                "difference": {"estimate": 0.4485, "lower": 0.2631, "upper": 0.6087, "status": "ok", "reason": None},
+            }
+        ],
+        "next": "1",
+        "snapshot": _LIVE,
+    },
+    ("post", "/v1/watch"): {
+        "added": 1,
+        "known": 0,
+        "pinned": 1,
+        "limit": 100_000,
+        "counted_from": 415_104,
+        "snapshot": _LIVE,
+    },
+    ("get", "/v1/watch"): {
+        "items": [
+            {
+                "up": "3:17",
+                "down": "4:99",
+                "status": "counting",
+                "counted_from": 0,
+                "tokens": 393_216,
+                "documents": 812,
+            }
+        ],
+        "pinned": 1,
+        "limit": 100_000,
+        "next": None,
+        "snapshot": _LIVE,
     },
     ("get", "/v1/convergence"): {
         "pairs": [[3, 4]],

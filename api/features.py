@@ -11,15 +11,17 @@ from litestar.params import Parameter
 from api.answers import ActivationAnswer, FeatureAnswer
 from api.freshness import MaxStaleness, refuse_stale
 from api.negotiation import answer
-from api.parameters import known_feature, parse_feature, within
+from api.parameters import known_corpus, known_feature, parse_feature, within
 from api.run import Run
+from engine.corpus.inbox import Inbox
 from engine.encoder.description import LayerDescription
 from engine.errors import NotReady
 from engine.settings import Settings
 from engine.views.answers import NeighborsAnswer, snapshot_answer
+from engine.views.corpus_answers import CorpusFeatureAnswer
 from engine.views.reader import Views
 from engine.views.records import CONTEXTS, FeatureRecord, Snapshot
-from engine.views.requests import ContextAnswer, ContextsAnswer
+from engine.views.requests import ContextAnswer, ContextsAnswer, CorpusFeatureRequest
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +43,20 @@ async def feature(
     request: Request[Any, Any, Any],
     views: Views,
     run: Run,
+    inbox: Inbox,
     layer: Annotated[int, LAYER],
     index: Annotated[int, INDEX],
+    corpus: Annotated[str | None, Parameter(description="counts of this corpus alone, live from the engine")] = None,
     max_staleness_ms: MaxStaleness = None,
-) -> Response[FeatureAnswer]:
-    """Counts, density, mean and strongest activations (at most one per document), and the text on which it was strongest."""
+) -> Response[FeatureAnswer | CorpusFeatureAnswer]:
+    """Counts, density, mean and strongest activations (at most one per document), and the text on which it was strongest.
+
+    With `corpus`: counts, density with its interval, and mean in that corpus, over the documents of it that have ended.
+    """
     described = known_feature(run.description(), (layer, index))
+    if corpus is not None:
+        known_corpus(inbox, corpus)
+        return answer(request, await views.live(CorpusFeatureRequest((layer, index), corpus)))
     snapshot, record = await views.feature(layer, index)
     await refuse_stale(views, snapshot, max_staleness_ms)
     strongest, reason, lasting = await _strongest(views, record)

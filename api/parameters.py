@@ -10,6 +10,7 @@ from litestar import Request
 from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
 
+from engine.corpus.inbox import Inbox
 from engine.encoder.description import LayerDescription, RunDescription
 from engine.errors import BadInput, BadValue, Unknown
 
@@ -23,6 +24,7 @@ Name = Annotated[str, Parameter(description="the corpus: 1 to 64 letters, digits
 Wait = Annotated[str, Parameter(description="durable (on disk) or visible (all of it in a published snapshot)")]
 Key = Annotated[str | None, Parameter(header="Idempotency-Key", description="marks a repetition of the same upload")]
 
+_NAMED = 20  # corpora that a message lists: a sentence, not a page
 _FEATURE = re.compile(r"(\d{1,9}):(\d{1,9})", re.ASCII)
 
 
@@ -51,6 +53,18 @@ def known_feature(run: RunDescription, feature: Feature) -> LayerDescription:
     if not 0 <= index < found.features:
         raise Unknown(f"there is no feature {layer}:{index}: layer {layer} ({found.hook}) has features 0 to {found.features - 1}")
     return found
+
+
+def known_corpus(inbox: Inbox, corpus: str) -> None:
+    """Refuse a corpus that nothing was sent of.
+
+    Raises:
+        Unknown: the message names those that there are.
+    """
+    known = sorted({manifest.corpus for manifest in inbox.manifests()})
+    if corpus not in known:
+        listed = ", ".join(known[:_NAMED]) + (f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else "")
+        raise Unknown(f"there is no corpus {corpus!r}: " + (f"this run has {listed}" if known else "nothing was sent yet"))
 
 
 def within(name: str, value: int, low: int, high: int) -> int:

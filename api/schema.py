@@ -77,7 +77,8 @@ def _body(example: Any) -> OpenAPIMediaType:
     """A raw body: routes stream it, so Litestar knows nothing of it. No schema for binary ones, as OpenAPI 3.1 wants it."""
     if example is None:
         return OpenAPIMediaType()
-    return OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING), examples={"example": Example(value=example)})
+    kind = OpenAPIType.STRING if isinstance(example, str) else OpenAPIType.OBJECT
+    return OpenAPIMediaType(schema=Schema(type=kind), examples={"example": Example(value=example)})
 
 
 def _problem_content() -> OpenAPIMediaType:

@@ -78,6 +78,47 @@ def neighbors(answer: Any) -> RenderableType:
     return table
 
 
+def compared(answer: Any) -> RenderableType:
+    """`GET /v1/compare` and `GET /v1/compare/edges`."""
+    a, b = answer["a"]["name"], answer["b"]["name"]
+    edges = "measure" in answer
+    what = f"{answer['measure']} of watched pairs" if edges else "densities of features"
+    head = Text(f"{what}: {number(answer['different'])} of {number(answer['family'])} differ for certain", style="bold")
+    table = Table("pair" if edges else "feature", right(a), right(b), right("difference"), right("between"), box=None)
+    for row in answer["items"]:
+        found = row["difference"]
+        between = "–" if found["lower"] is None else f"{_share(found['lower'])} and {_share(found['upper'])}"
+        label = f"{row['up']} → {row['down']}" if edges else row["feature"]
+        table.add_row(label, *(_share(part["estimate"]) for part in (row["a"], row["b"], found)), between)
+    reason = next((row["difference"]["reason"] for row in answer["items"] if row["difference"]["lower"] is None), None)
+    return Group(head, table, *([Text(f"–: {reason}", style="dim")] if reason else []))
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5f}"  # densities of SAE features are a few per mille
+
+
+def pinned_line(answer: Any) -> Text:
+    """`POST /v1/watch`."""
+    line = Text(f"{number(answer['added'])} pairs are watched from here on, {number(answer['known'])} were already")
+    if answer["counted_from"] is not None:
+        line.append(f"; counted from token {number(answer['counted_from'])}", style="dim")
+    return line
+
+
+def pinned(answer: Any) -> RenderableType:
+    """`GET /v1/watch`."""
+    if not answer["items"]:
+        return Text("no pairs were asked for yet", style="dim")
+    table = Table("pair", "status", right("counted from"), right("tokens"), right("documents"), box=None, header_style="bold")
+    for row in answer["items"]:
+        cells = (number(row[name]) for name in ("counted_from", "tokens", "documents"))
+        table.add_row(f"{row['up']} → {row['down']}", row["status"], *cells)
+    shown = len(answer["items"])
+    more = [Text(f"{number(shown)} of {number(answer['pinned'])} pairs", style="dim")] if shown < answer["pinned"] else []
+    return Group(table, *more)
+
+
 def upload_line(name: str, upload: Any) -> Text:
     """One line about an upload: its id, its state, what was counted, and what was set aside."""
     colour = {"counted": "green", "failed": "red"}.get(upload["state"], "cyan")

@@ -29,13 +29,14 @@ from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
 from engine.encoder.encoded import Encoded
-from engine.errors import StorageFull
+from engine.errors import NotReady, StorageFull
 from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
 from engine.views.contexts import Found, encode_windows
 from engine.views.convergence import Convergence
 from engine.views.effects import Effects
 from engine.views.live import LiveQueries
+from engine.views.pins import NextSegment, PinQueries
 from engine.views.publisher import Publisher
 from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
 from engine.views.watch import Watch
@@ -88,6 +89,7 @@ class Loop:
             Whatever ended the ingest thread: an engine that gets no text any more must not look healthy.
         """
         self._standing = self.publisher.standing_tokens()
+        self.live.pins = PinQueries(self.description, self.state, self.lock, self.watch, self.next_segment)
         self.ingest.start()
         self.live.start()
         try:
@@ -109,10 +111,10 @@ class Loop:
         self.recall(segment)
         for units in self.micro_batch.batches(segment, slice(self.cursor.units, None)):
             encoded = self.encoder.encode(segment, units)
-            with self.lock:
+            with self.lock:  # a pin that is made now must see that the segment has begun
                 self.state.add(encoded.batch, encoded.set_aside)
+                self.cursor = Cursor(segment.number, self.cursor.units + len(units))
             self.batches.append(encoded.batch)
-            self.cursor = Cursor(segment.number, self.cursor.units + len(units))
             self.rate.add(encoded.batch.tokens)
             self.between()
             if self.stop.is_set():
@@ -136,14 +138,26 @@ class Loop:
         with self.lock:
             self.watch.begin(self.state, segment.number, segment.first_position, before)
             self.state.end_segment(self.batches, segment.pieces, segment.piece_positions)
+            self.cursor = Cursor(segment.number + 1, 0)
         self.batches = []
-        self.cursor = Cursor(segment.number + 1, 0)
         self.uploads.passed([segment])
         self.ingest.consumed(segment.number)
         if self.convergence.observe(self.state):
             with self.lock:
                 self.watch.choose(self.state, segment.first_position + segment.token_count)
                 self.effects.update(self.state)
+
+    def next_segment(self) -> NextSegment:
+        """The first segment of which nothing is counted, for a pin; call it under the lock.
+
+        Raises:
+            NotReady: readers have seen more than is counted again by now, and may have chosen their pairs by it.
+        """
+        if self.state.tokens < self._standing:
+            raise NotReady("the engine counts again what it had counted when it was stopped: ask again when it is past that")
+        if self.cursor.units:
+            return NextSegment(self.cursor.segment + 1, None)
+        return NextSegment(self.cursor.segment, self.state.tokens)
 
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""

@@ -18,6 +18,7 @@ from api import answers, health
 from api.examples import ANSWERS, PROBLEM
 from api.problems import Problem
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
+from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, PinAnswer, PinnedAnswer
 from engine.views.requests import ContextsAnswer
 
 HEAVY = ("torch", "sae_lens", "transformer_lens", "transformers", "datasets", "tokenizers", "triton", "scipy", "pandas")
@@ -33,6 +34,10 @@ TYPES = {
     ("get", "/v1/features/{layer}/{index}/contexts"): ContextsAnswer,
     ("get", "/v1/features/{layer}/{index}/neighbors"): NeighborsAnswer,
     ("get", "/v1/similarity"): SimilarityAnswer,
+    ("get", "/v1/compare"): CompareAnswer,
+    ("get", "/v1/compare/edges"): CompareEdgesAnswer,
+    ("post", "/v1/watch"): PinAnswer,
+    ("get", "/v1/watch"): PinnedAnswer,
     ("get", "/v1/convergence"): answers.ConvergenceAnswer,
     ("get", "/livez"): health.Alive,
     ("get", "/readyz"): health.Ready,

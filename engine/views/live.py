@@ -25,7 +25,7 @@ import numpy as np
 import redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from engine.errors import BadValue, SaestreamError, Unknown
+from engine.errors import BadValue, NotReady, SaestreamError, Unknown
 from engine.measures import PairCounts
 from engine.views import answers
 from engine.views.answers import (
@@ -40,17 +40,26 @@ from engine.views.answers import (
 )
 from engine.views.connection import connect
 from engine.views.contexts import Chosen, EncodeWindows, context_steps
+from engine.views.corpora import CorpusQueries
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
 from engine.views.intervals import interval_rows
 from engine.views.keys import Keys
+from engine.views.pins import PinQueries
 from engine.views.records import CONTEXTS, NEIGHBOR
 from engine.views.requests import (
     REPLY_SECONDS,
+    CompareEdgesRequest,
+    CompareRequest,
     ContextsAnswer,
     ContextsRequest,
+    CorpusFeatureRequest,
     Envelope,
+    LiveAnswer,
+    LiveRequest,
     NeighborsRequest,
+    PinnedRequest,
+    PinRequest,
     SimilarityRequest,
     pack_answer,
     pack_error,
@@ -78,6 +87,7 @@ class LiveQueries(threading.Thread):
 
     Attributes:
         pending: context requests that wait for the main loop.
+        pins: set before the thread starts; without it pairs can't be pinned.
     """
 
     def __init__(
@@ -105,6 +115,8 @@ class LiveQueries(threading.Thread):
         """
         super().__init__(name="live queries", daemon=True)
         self.pending: queue.Queue[tuple[Envelope, ContextsRequest]] = queue.Queue()
+        self.pins: PinQueries | None = None
+        self._corpora = CorpusQueries(description, state, lock)
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.redis_prefix)
         self._description = description
@@ -188,12 +200,36 @@ class LiveQueries(threading.Thread):
         if isinstance(request, ContextsRequest):
             self.pending.put((envelope, request))
             self._woken.set()
-        elif isinstance(request, SimilarityRequest):
-            self._answer(envelope, lambda: self.similarity(request))
         else:
-            self._answer(envelope, lambda: self.neighbors(request))
+            self._answer(envelope, lambda: self._at_once(request))
 
-    def _answer(self, envelope: Envelope, make: Callable[[], SimilarityAnswer | NeighborsAnswer | ContextsAnswer | None]) -> bool:
+    def _at_once(self, request: LiveRequest) -> LiveAnswer:
+        """The answer to what does not need the main loop."""
+        match request:
+            case SimilarityRequest():
+                return self.similarity(request)
+            case NeighborsRequest():
+                return self.neighbors(request)
+            case CorpusFeatureRequest():
+                return self._corpora.feature(request.feature, request.corpus)
+            case CompareRequest():
+                return self._corpora.compare(request.a, request.b, request.layer, request.start, request.limit)
+            case CompareEdgesRequest():
+                a, b = request.a, request.b
+                return self._corpora.compare_edges(a, b, request.pair, request.measure, request.start, request.limit)
+            case PinRequest():
+                return self._pinning().pin(request.pairs)
+            case PinnedRequest():
+                return self._pinning().pinned(request.after, request.limit)
+            case ContextsRequest():
+                raise ValueError("contexts are answered by the main loop")
+
+    def _pinning(self) -> PinQueries:
+        if self.pins is None:
+            raise NotReady("the engine is starting: no pairs can be pinned yet")
+        return self.pins
+
+    def _answer(self, envelope: Envelope, make: Callable[[], LiveAnswer | None]) -> bool:
         """Answer with what `make` returns or raises; False when that is None, which is no answer yet."""
         try:
             made = make()

@@ -30,7 +30,7 @@ from engine.views.records import (
     UploadRecord,
     Version,
 )
-from engine.views.requests import ContextsAnswer, ContextsRequest, NeighborsRequest, SimilarityRequest, ask
+from engine.views.requests import ContextsAnswer, ContextsRequest, LiveRequest, NeighborsRequest, SimilarityRequest, ask
 
 MOST_FEATURES = 100
 """Records of one atomic read: 500 take Redis 28 ms, in which it answers nobody else."""
@@ -149,6 +149,10 @@ class Views:
                 engine does not answer.
         """
         return await ask(self.client, self.keys, ContextsRequest(list(features), k), timeout)
+
+    async def live(self, request: LiveRequest, timeout: float = 10.0) -> Any:
+        """Any other answer from the running engine; errors as the engine has them, and `NotReady` when it does not answer."""
+        return await ask(self.client, self.keys, request, timeout)
 
     async def run(self) -> RunDescription:
         """What is measured.

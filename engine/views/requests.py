@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 import redis.asyncio
@@ -18,6 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from engine import errors
 from engine.errors import NotReady, SaestreamError
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
+from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, CorpusFeatureAnswer, PinAnswer, PinnedAnswer
 from engine.views.keys import Keys
 from engine.views.records import Direction
 
@@ -54,7 +55,57 @@ class ContextsRequest(msgspec.Struct, frozen=True, tag="contexts"):
     k: int = 1
 
 
-LiveRequest = SimilarityRequest | NeighborsRequest | ContextsRequest
+class CorpusFeatureRequest(msgspec.Struct, frozen=True, tag="corpus feature"):
+    """One feature in one corpus."""
+
+    feature: tuple[int, int]
+    corpus: str
+
+
+class CompareRequest(msgspec.Struct, frozen=True, tag="compare"):
+    """Features of a layer (None: of all) by how much their densities in two corpora differ, a part of the ranking."""
+
+    a: str
+    b: str
+    layer: int | None = None
+    start: int = 0
+    limit: int = 100
+
+
+class CompareEdgesRequest(msgspec.Struct, frozen=True, tag="compare edges"):
+    """Watched pairs of a layer pair by how much a measure in two corpora differs, a part of the ranking."""
+
+    a: str
+    b: str
+    pair: tuple[int, int]
+    measure: str = "jaccard"
+    start: int = 0
+    limit: int = 100
+
+
+class PinRequest(msgspec.Struct, frozen=True, tag="pin"):
+    """Pairs to watch: upstream layer and feature, downstream layer and feature."""
+
+    pairs: list[tuple[int, int, int, int]]
+
+
+class PinnedRequest(msgspec.Struct, frozen=True, tag="pinned"):
+    """The pinned pairs behind `after` in order, at most so many."""
+
+    after: tuple[int, int, int, int] | None = None
+    limit: int = 100
+
+
+LiveRequest = (
+    SimilarityRequest
+    | NeighborsRequest
+    | ContextsRequest
+    | CorpusFeatureRequest
+    | CompareRequest
+    | CompareEdgesRequest
+    | PinRequest
+    | PinnedRequest
+)
 
 
 class DocumentAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,11 +172,25 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-Answer = TypeVar("Answer", SimilarityAnswer, NeighborsAnswer, ContextsAnswer)
+LiveAnswer = (
+    SimilarityAnswer
+    | NeighborsAnswer
+    | ContextsAnswer
+    | CorpusFeatureAnswer
+    | CompareAnswer
+    | CompareEdgesAnswer
+    | PinAnswer
+    | PinnedAnswer
+)
 _ANSWERS: dict[type, type] = {
     SimilarityRequest: SimilarityAnswer,
     NeighborsRequest: NeighborsAnswer,
     ContextsRequest: ContextsAnswer,
+    CorpusFeatureRequest: CorpusFeatureAnswer,
+    CompareRequest: CompareAnswer,
+    CompareEdgesRequest: CompareEdgesAnswer,
+    PinRequest: PinAnswer,
+    PinnedRequest: PinnedAnswer,
 }
 
 
@@ -139,7 +204,7 @@ async def ask(client: redis.asyncio.Redis, keys: Keys, request: LiveRequest, tim
         timeout: seconds until nobody waits any more.
 
     Returns:
-        `SimilarityAnswer`, `NeighborsAnswer` or `ContextsAnswer`, as the request says.
+        The answer of the request's kind, such as `SimilarityAnswer` to a `SimilarityRequest`.
 
     Raises:
         NotReady: the engine did not answer in time, or too many wait already.
@@ -164,7 +229,7 @@ async def ask(client: redis.asyncio.Redis, keys: Keys, request: LiveRequest, tim
     raise NotReady(f"the engine did not answer within {timeout:g} s: it is starting, or has stopped")
 
 
-def pack_answer(answer: SimilarityAnswer | NeighborsAnswer | ContextsAnswer) -> bytes:
+def pack_answer(answer: LiveAnswer) -> bytes:
     """A reply that holds an answer."""
     return msgspec.msgpack.encode(Reply(answer=msgspec.Raw(msgspec.msgpack.encode(answer))))
 

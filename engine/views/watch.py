@@ -29,10 +29,11 @@ MIN_SUPPORT = 10
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """Pairs that are watched from the start of a segment on."""
+    """Pairs that are watched from the start of a segment on, and how many tokens were counted there if that was known then."""
 
     segment: int
     pairs: list[Pair]
+    tokens: int | None = None
 
 
 class Watch:
@@ -67,8 +68,18 @@ class Watch:
         """All pairs that were ever asked for."""
         return {pair for pin in self._pins for pair in pin.pairs}
 
-    def pin(self, pairs: Sequence[Pair], segment: int) -> int:
+    def pinned_at(self, pairs: Sequence[Pair]) -> dict[Pair, int | None]:
+        """Of these pinned pairs: tokens counted before the segment from which each is watched, None where not known."""
+        wanted = set(pairs)
+        return {pair: pin.tokens for pin in self._pins for pair in pin.pairs if pair in wanted}
+
+    def pin(self, pairs: Sequence[Pair], segment: int, tokens: int | None = None) -> int:
         """Watch these from the start of a segment on, durably; how many of them were not pinned before.
+
+        Args:
+            pairs: which.
+            segment: a number that `begin` was not called with yet.
+            tokens: counted before that segment, where it is known already.
 
         Raises:
             BadValue: more pairs than the limit leaves room for; none is pinned then.
@@ -87,7 +98,7 @@ class Watch:
                     f"{self._share:,} of a layer pair can be watched (watched_pairs = {self.limit:,}, shared by the layer pairs)"
                 )
         if new:
-            pins = [*self._pins, Pin(segment, new)]
+            pins = [*self._pins, Pin(segment, new, tokens)]
             durable.write_file(self._path, [msgspec.json.encode(pins)])
             self._pins = pins
         return len(new)
