@@ -21,7 +21,7 @@ from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, PinAnswer, PinnedAnswer
 from engine.views.requests import ContextsAnswer
 
-HEAVY = ("torch", "sae_lens", "transformer_lens", "transformers", "datasets", "tokenizers", "triton", "scipy", "pandas")
+HEAVY = ("torch", "sae_lens", "transformer_lens", "transformers", "datasets", "tokenizers", "triton", "scipy.sparse", "pandas")
 
 TYPES = {
     ("get", "/v1/status"): answers.StatusAnswer,
