@@ -129,7 +129,7 @@ def _reliability(cells: np.ndarray, up: np.ndarray, down: np.ndarray) -> dict[st
 
 
 class _Sample:
-    """Every 2^s-th of the cells that were offered, s so that there are at most `limit`: more than half of that once it was reached."""
+    """Every 2^s-th of the cells that were offered, with the smallest s for which these are at most `limit`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

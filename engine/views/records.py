@@ -251,8 +251,8 @@ class ConvergencePoint(msgspec.Struct, frozen=True, kw_only=True):
         watched: pairs whose intervals are kept.
         interval_share: share of them that has an interval (of Jaccard); None without any.
         median_width: of these intervals; None without any.
-        tokens_needed: tokens still to come until the median watched pair has an interval of Jaccard of ±0.05, if they are like those
-            that came (of at most 512 watched pairs, evenly spaced); None with a reason in `tokens_needed_reason`.
+        tokens_needed: tokens still to come until the median watched pair has an interval of Jaccard of ±0.05, if they are like
+            those that came (of at most 512 watched pairs, evenly spaced); None with a reason in `tokens_needed_reason`.
     """
 
     tokens: int
