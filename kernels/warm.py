@@ -16,6 +16,7 @@ from kernels import (
     bounds,
     compact,
     feature_totals,
+    half_lists,
     make_runs,
     pearson_bounds,
 )
@@ -31,6 +32,7 @@ def warm() -> None:
             limits = torch.zeros(3, dtype=limit_type)
             up_limits, down_limits = (limits if limited else None for limited in (up_limited, down_limited))
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
+        half_lists(counts.numpy(), *np.zeros((2, 3, 2), np.int64), 1, 1, 1)
     cell = np.zeros(1, np.int64)
     BestCells(1, 1, 1).offer(cell.astype(np.int32), cell.astype(np.int32), cell, np.zeros(1))
     bounds(cell, cell, 1.0)

@@ -233,11 +233,11 @@ def test_the_newest_corpus_is_compared_with_all_others(stream: Stream) -> None:
             )
             for n in per_document
         ]
-        _, _, comparison = compare_densities(*sums, ALPHA, N_STAR)
+        _, _, comparison = compare_densities(sums[0], sums[1], ALPHA, N_STAR)
         fired = per_document[0].sum(0) + per_document[1].sum(0) > 0
         assert found.compared == np.count_nonzero(fired & ~np.isnan(comparison.distance)) > 0
         assert found.changed_share == pytest.approx(np.mean(comparison.distance[fired] > 0))
-    assert drift.layers[1].changed_share > 0.3 and drift.layers[0].changed_share == 0
+    assert (drift.layers[1].changed_share or 0) > 0.3 and drift.layers[0].changed_share == 0
     for at, pair in enumerate(PAIRS):
         compared, changed, surest = 0, 0, []
         chosen = [*zip(*(part.tolist() for part in stream.watched[-1][pair]), strict=True)]
@@ -330,7 +330,6 @@ def test_a_sample_of_rows_is_evenly_spaced_and_the_passes_do_not_change_it(
     by_half = [part.by_half.numpy() for part in state.marginals]
     everything = compare_halves(state.pairs[up, down], by_half[up], by_half[down], (1, 1))
     monkeypatch.setattr(halves, "_BLOCK_CELLS", block)
-    monkeypatch.setattr(halves, "_CHUNK_CELLS", 7)
     again = compare_halves(state.pairs[up, down], by_half[up], by_half[down], (1, 1))
     np.testing.assert_array_equal(again.lists, everything.lists)
     assert again[1:] == everything[1:]

@@ -3,8 +3,8 @@
 One pass over a sample of the pair table's rows, block by block:
 
 1. Cells by their count: seen once, twice, at all (`engine.measures.convergence.count_of_counts`).
-2. Jaccard from all documents, from half A and from half B, each offered to its own running top lists. A half is ranked from its
-   full rows: halves that may only choose among what both together publish agree by construction.
+2. Top lists by Jaccard from all documents, from half A and from half B (`kernels.half_lists`). A half is ranked from its full rows:
+   halves that may only choose among what both together publish agree by construction.
 3. A sample of the cells with support, for the reliability of their values.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from engine.measures.convergence import HALF_MEASURES, chao1, count_of_counts, half_estimates, reliability, unseen_mass
 from engine.measures.ranking import rbos
-from kernels import BestCells
+from kernels import half_lists
 
 if TYPE_CHECKING:
     from engine.counts.pairs import PairTable
@@ -37,7 +37,6 @@ MOST_CELLS = 1 << 17
 """Cells that a reliability rests on: a correlation of 65,536 to 131,072 is good to 0.004 wherever it lies."""
 
 _BLOCK_CELLS = 1 << 20
-_CHUNK_CELLS = 1 << 15  # temporaries of 256 KiB stay in the cache
 
 
 class Agreement(NamedTuple):
@@ -76,32 +75,20 @@ def compare_halves(table: PairTable, up: np.ndarray, down: np.ndarray, tokens_by
     rows, width = len(up), len(down)
     step = max(1, math.ceil(rows / MOST_FEATURES))
     sampled = up[::step]
-    whole, half_a, half_b = (BestCells(len(sampled), 1, LIST_LENGTH) for _ in range(3))  # rows only: all columns are one
-    ways = [(whole, MIN_SUPPORT, sampled.sum(axis=1).astype(np.float64), down.sum(axis=1).astype(np.float64))]
-    ways += [
-        (best, HALF_SUPPORT, *(side[:, h].astype(np.float64) for side in (sampled, down)))
-        for h, best in enumerate((half_a, half_b))
-    ]
     cells = _Sample(MOST_CELLS)
     tallies = np.zeros(4, np.int64)
+    parts = [np.empty((3, 0, LIST_LENGTH), np.int64)]
     block_rows = max(1, _BLOCK_CELLS // width)
     for first in range(0, len(sampled), block_rows):
-        last = min(first + block_rows, len(sampled))
-        by_half = table.counts[first * step : (last - 1) * step + 1 : step].cpu().numpy().reshape(-1, 2)
-        joint = by_half[:, 0] + by_half[:, 1]
+        block = sampled[first : first + block_rows]
+        by_half = table.counts[first * step :: step][: len(block)].cpu().numpy()
+        parts.append(half_lists(by_half, block, down, LIST_LENGTH, MIN_SUPPORT, HALF_SUPPORT))
+        flat = by_half.reshape(-1, 2)
+        joint = flat[:, 0] + flat[:, 1]
         tallies += count_of_counts([joint])
-        supported = np.flatnonzero(joint >= HALF_SUPPORT)
-        for start in range(0, len(supported), _CHUNK_CELLS):
-            at = supported[start : start + _CHUNK_CELLS]
-            row, j = np.divmod(at.astype(np.uint32), np.uint32(width))  # a block is small, and 64 bits take three times as long
-            i = row.astype(np.int32) + first
-            counts = (joint[at], by_half[at, 0], by_half[at, 1])
-            for (best, support, up_count, down_count), count in zip(ways, counts, strict=True):
-                n_ij = count.astype(np.float64)
-                either = np.maximum(up_count[i] + down_count[j] - n_ij, 1)
-                best.offer(i, np.zeros_like(i), at + first * width, np.where(n_ij >= support, n_ij / either, -np.inf))
-            cells.offer(np.flatnonzero(counts[0] >= MIN_SUPPORT), i, j, *counts[1:])
-    lists, list_a, list_b = (np.where(best.rows >= 0, best.rows % width, -1) for best in (whole, half_a, half_b))
+        chosen = cells.choose(np.flatnonzero(joint >= MIN_SUPPORT))
+        cells.add(np.concatenate([np.divmod(chosen + first * width, width), flat[chosen].T]))
+    lists, list_a, list_b = np.concatenate(parts, axis=1)
     once, twice, seen, total = tallies.tolist()
     mass = float(unseen_mass(once, total))
     scale = rows / max(1, len(sampled))
@@ -133,20 +120,22 @@ class _Sample:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._stride, self._offered, self._kept = 1, 0, 0
-        self._parts = [np.empty((4, 0), np.int64)]
+        self._stride, self._offered = 1, 0
+        self._cells = np.empty((4, 0), np.int64)
 
-    def offer(self, chosen: np.ndarray, *columns: np.ndarray) -> None:
-        """Offer the chosen ones, by index, of cells that have these four columns."""
-        kept = chosen[-self._offered % self._stride :: self._stride]
-        self._parts.append(np.stack([column[kept].astype(np.int64) for column in columns]))
-        self._offered += len(chosen)
-        self._kept += len(kept)
-        while self._kept > self._limit:
-            self._parts = [self.columns()[:, ::2]]
+    def choose(self, offered: np.ndarray) -> np.ndarray:
+        """Which of these are in the sample so far: they must be added."""
+        while -(-(self._offered + len(offered)) // self._stride) > self._limit:
+            self._cells = self._cells[:, ::2]
             self._stride *= 2
-            self._kept = self._parts[0].shape[1]
+        chosen = offered[-self._offered % self._stride :: self._stride]
+        self._offered += len(offered)
+        return chosen
+
+    def add(self, cells: np.ndarray) -> None:
+        """Add chosen cells, int64 `[4, n]`."""
+        self._cells = np.concatenate([self._cells, cells], axis=1)
 
     def columns(self) -> np.ndarray:
         """int64 `[4, n]`."""
-        return np.concatenate(self._parts, axis=1)
+        return self._cells
