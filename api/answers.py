@@ -8,7 +8,7 @@ import msgspec
 
 from engine.threshold import Threshold
 from engine.views.answers import SnapshotAnswer
-from engine.views.records import CalibrationStatus, CheckpointStatus, ConvergencePoint, EngineState
+from engine.views.records import CalibrationStatus, CheckpointStatus, ConvergencePoint, DriftRecord, EngineState
 from engine.views.requests import ContextAnswer
 
 
@@ -138,9 +138,32 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConvergenceAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """How the statistics settle: per point the tokens counted, the features that had never fired (per layer), and the change of the
-    Jaccard top lists since the point before (per layer pair: mean of 1 − RBO, p = 0.9; null where there is nothing to compare)."""
+    """How the statistics settle over the tokens counted.
+
+    Attributes:
+        pairs: the layer pairs, in the order of every point's lists.
+        points: oldest first; what each of them says is told by `ConvergencePoint`.
+        drift: what the newest corpus changes against all others together, at the newest point; null while there is one corpus only.
+    """
 
     pairs: list[tuple[int, int]]
     points: list[ConvergencePoint]
+    drift: DriftRecord | None
     snapshot: SnapshotAnswer
+
+
+class ConvergenceSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest point of the convergence series in an event: `tokens` there, and per layer pair what `ConvergencePoint` says of
+    the agreement of the halves, the pairs not seen yet, and the watched pairs that have intervals."""
+
+    tokens: int
+    pairs: list[tuple[int, int]]
+    split_half_rbo: list[float | None]
+    unseen_mass: list[float | None]
+    interval_share: list[float | None]
+
+
+class EventAnswer(SnapshotAnswer, frozen=True, kw_only=True):
+    """The data of an event: a snapshot, and the newest point of the convergence series when it was sent (null before the first)."""
+
+    convergence: ConvergenceSummary | None

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from api import tables
 from api.client import Client, chunks, media_type
-from engine.errors import BadInput, SaestreamError
+from engine.errors import BadInput, NotReady, SaestreamError
 from engine.settings import load
 
 app = typer.Typer(
@@ -116,7 +116,12 @@ def feed(
 def status(url: Url = DEFAULT_URL) -> None:
     """What a running server has counted, and how it is doing."""
     with Client(url) as client:
-        console.print(tables.status(client.get("/v1/status"), client.get("/v1/corpora")))
+        answers = client.get("/v1/status"), client.get("/v1/corpora")
+        try:
+            series = client.get("/v1/convergence", last=1)
+        except NotReady:
+            series = None  # nothing is published yet, and status says so
+        console.print(tables.status(*answers, series))
 
 
 @app.command()

@@ -20,9 +20,10 @@ from litestar.params import Parameter
 from litestar.response import Stream
 from redis.exceptions import RedisError
 
+from api.answers import ConvergenceSummary, EventAnswer
 from engine.views.answers import snapshot_answer
 from engine.views.reader import Views
-from engine.views.records import Event
+from engine.views.records import ConvergencePoint, Event
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,11 @@ async def events(
         str | None, Parameter(header="Last-Event-ID", description="resume after this event; browsers send it by themselves")
     ] = None,
 ) -> Stream:
-    """A `snapshot` event for each published snapshot, with its version as id, and `reset` when the resume point is gone."""
+    """A `snapshot` event for each published snapshot, with its version as id, and `reset` when the resume point is gone.
+
+    The data is the snapshot, and in `convergence` the newest point of the convergence series by layer pair: agreement of the
+    halves, mass of unseen pairs, share of watched pairs with intervals.
+    """
     await views.snapshot()  # a Redis that is away is a 503 here, not a stream that ends at once
     return Stream(_frames(views, last_event_id, state.stopping), media_type="text/event-stream", headers=_HEADERS)
 
@@ -56,7 +61,8 @@ async def _frames(views: Views, after: str | None, stopping: asyncio.Event) -> A
             following = following or asyncio.ensure_future(anext(source))
             await asyncio.wait({following, stop}, return_when=asyncio.FIRST_COMPLETED)
             if following.done():
-                yield _frame(following.result())
+                event = following.result()
+                yield _frame(event, await views.newest_point() if event else None)
                 following = None
     except RedisError as error:
         log.warning("an event stream ends: Redis: %s", error)
@@ -68,11 +74,22 @@ async def _frames(views: Views, after: str | None, stopping: asyncio.Event) -> A
         await source.aclose()  # pyright: ignore[reportAttributeAccessIssue]  (an async generator, typed as what it iterates)
 
 
-def _frame(event: Event | None) -> bytes:
+def _frame(event: Event | None, newest: tuple[list[tuple[int, int]], ConvergencePoint] | None) -> bytes:
     if event is None:
         return b": still here\n\n"
-    data = msgspec.json.encode(snapshot_answer(event.snapshot)).decode()
+    snapshot = msgspec.structs.asdict(snapshot_answer(event.snapshot))
+    data = msgspec.json.encode(EventAnswer(**snapshot, convergence=_summary(*newest) if newest else None)).decode()
     return f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n".encode()
+
+
+def _summary(pairs: list[tuple[int, int]], point: ConvergencePoint) -> ConvergenceSummary:
+    return ConvergenceSummary(
+        tokens=point.tokens,
+        pairs=pairs,
+        split_half_rbo=point.split_half_rbo,
+        unseen_mass=point.unseen_mass,
+        interval_share=point.interval_share,
+    )
 
 
 ROUTES = [events]

@@ -282,9 +282,49 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("get", "/v1/convergence"): {
         "pairs": [[3, 4]],
         "points": [
-            {"tokens": 65_536, "dead": [52, 40], "list_change": [None]},
-            {"tokens": 131_072, "dead": [23, 18], "list_change": [0.21]},
+            {
+                "tokens": 131_072,
+                "tokens_by_half": [66_310, 64_762],
+                "dead": [23, 18],
+                "design_effects": [
+                    {"features": [0, 3, 31, 140, 402, 311, 98, 16], "effect": [1.4, 1.4, 1.6, 2.1, 3.0, 4.4, 6.2, 6.9]},
+                    {"features": [0, 2, 26, 133, 410, 330, 91, 14], "effect": [1.3, 1.3, 1.5, 2.0, 2.9, 4.1, 5.8, 6.6]},
+                ],
+                "list_change": [0.21],
+                "split_half_rbo": [0.58],
+                "reliability": {"jaccard": [0.93], "sufficiency": [0.95], "necessity": [0.94]},
+                "unseen_mass": [0.0121],
+                "pairs_seen": [401_772],
+                "pairs_at_all": [603_218],
+                "watched": [10_412],
+                "interval_share": [0.37],
+                "median_width": [0.19],
+                "tokens_needed": [412_300],
+                "tokens_needed_reason": [None],
+            },
         ],
+        "drift": {
+            "corpus": "python-docs",
+            "tokens": 60_117,
+            "layers": [{"compared": 981, "changed_share": 0.31}, {"compared": 990, "changed_share": 0.33}],
+            "pairs": [
+                {
+                    "compared": 3_120,
+                    "changed_share": 0.12,
+                    "most_changed": [
+                        {
+                            "up": 17,
+                            "down": 99,
+                            "newest": 0.91,
+                            "others": 0.34,
+                            "difference": 0.57,
+                            "lower": 0.22,
+                            "upper": 0.81,
+                        }
+                    ],
+                }
+            ],
+        },
         "snapshot": SNAPSHOT,
     },
     ("get", "/livez"): {"status": "alive"},

@@ -21,8 +21,8 @@ def number(value: Any) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def status(answer: Any, corpora: Any) -> RenderableType:
-    """`GET /v1/status` and `GET /v1/corpora`."""
+def status(answer: Any, corpora: Any, series: Any = None) -> RenderableType:
+    """`GET /v1/status`, `GET /v1/corpora`, and where there is one `GET /v1/convergence`."""
     layers = Table("layer", "hook point", right("features"), right("dead"), box=None, header_style="bold")
     for layer in answer["layers"]:
         share = f" ({layer['dead'] / layer['features']:.0%})"
@@ -44,7 +44,29 @@ def status(answer: Any, corpora: Any) -> RenderableType:
     if checkpoint := answer.get("checkpoint"):
         age = time.time() - checkpoint["saved_at"]
         lines.append(Text(f"last checkpoint {age:,.0f} s ago, at {number(checkpoint['tokens'])} tokens", style="dim"))
-    return Group(*lines, layers, *([texts] if texts.row_count else []))
+    convergence = [_convergence(series)] if series and series["points"] else []
+    return Group(*lines, layers, *convergence, *([texts] if texts.row_count else []))
+
+
+def _convergence(series: Any) -> RenderableType:
+    """The newest point by layer pair."""
+    table = Table(
+        "layers",
+        right("at tokens"),
+        right("split-half RBO"),
+        right("unseen mass"),
+        right("with intervals"),
+        box=None,
+        header_style="bold",
+    )
+    point = series["points"][-1]
+    for at, (up, down) in enumerate(series["pairs"]):
+        share = point["interval_share"][at]
+        watched = "–" if share is None else f"{share:.0%} of {number(point['watched'][at])}"
+        unseen = point["unseen_mass"][at]
+        agreement = number(point["split_half_rbo"][at])
+        table.add_row(f"{up}→{down}", number(point["tokens"]), agreement, "–" if unseen is None else f"{unseen:.2%}", watched)
+    return table
 
 
 def _calibration(answer: Any, ratio: float) -> Text:

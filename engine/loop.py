@@ -142,7 +142,7 @@ class Loop:
         self.batches = []
         self.uploads.passed([segment])
         self.ingest.consumed(segment.number)
-        if self.convergence.observe(self.state):
+        if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
             with self.lock:
                 self.watch.choose(self.state, segment.first_position + segment.token_count)
                 self.effects.update(self.state)

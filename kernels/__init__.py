@@ -1,5 +1,5 @@
 """What everything rests on: dense → sparse, sparse → pair tables, best k of every row and column, strongest activations, moments
-of pairs, bounds.
+of pairs, top lists of the two halves, bounds.
 
 compact and accumulate have one signature and three implementations: Triton for CUDA (`kernels.gpu`), numba for the CPU
 (`kernels.cpu`), and a slow obvious reference (`kernels.reference`); `kernels.dispatch` picks by device. The others work on the
@@ -8,6 +8,7 @@ host. torch is imported where a tensor is, so that a process without one can use
 
 from kernels.cpu.best import BestCells
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
+from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.strongest import StrongestLists
 from kernels.csr import Csr
@@ -26,6 +27,7 @@ __all__ = [
     "bounds",
     "compact",
     "feature_totals",
+    "half_lists",
     "make_runs",
     "pearson_bounds",
 ]

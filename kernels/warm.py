@@ -16,6 +16,7 @@ from kernels import (
     bounds,
     compact,
     feature_totals,
+    half_lists,
     make_runs,
     pearson_bounds,
 )
@@ -24,13 +25,14 @@ from kernels import (
 def warm() -> None:
     """Runs each kernel once on a batch of two tokens, in every combination of types."""
     batch = compact(torch.eye(2, 3))
-    halves = torch.zeros(2, dtype=torch.uint8)
+    halves, active = torch.zeros(2, dtype=torch.uint8), np.zeros((3, 2), np.int64)
     for count_type, up_limited, down_limited in itertools.product((torch.int32, torch.int64), (False, True), (False, True)):
         counts, products = torch.zeros(3, 3, 2, dtype=count_type), torch.zeros(3, 3, dtype=torch.float64)
         for limit_type in (torch.float32, torch.float64):
             limits = torch.zeros(3, dtype=limit_type)
             up_limits, down_limits = (limits if limited else None for limited in (up_limited, down_limited))
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
+        half_lists(counts.numpy(), active, active, 1, 1, 1)
     cell = np.zeros(1, np.int64)
     best, at = BestCells(1, 1, 1), (cell.astype(np.int32), cell.astype(np.int32), cell)
     best.offer(*at, np.zeros(1))

@@ -16,13 +16,12 @@ from engine.encoder.batch import SparseBatch
 from engine.settings import Settings
 from engine.views.connection import connect
 from engine.views.contexts import Found, Window
+from engine.views.convergence import Convergence
 from engine.views.decoder import DecoderCosines
 from engine.views.live import LiveQueries
 from engine.views.publisher import Publisher
 from engine.views.records import (
     CheckpointStatus,
-    ConvergencePoint,
-    ConvergenceRecord,
     LayerStatus,
     StatusRecord,
     UploadRecord,
@@ -72,6 +71,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state = State.zero(DICTIONARIES, PAIRS)
+        self.convergence = Convergence(PAIRS)
         self.lock = threading.Lock()
         self.rows: list[list[np.ndarray]] = []
         self.uploads: list[UploadRecord] = []
@@ -138,8 +138,8 @@ class Engine:
 
     def publish(self, state: str = "counting", **changes: object) -> str:
         """Publish what is counted; the version."""
-        points = [ConvergencePoint(tokens=self.state.tokens, dead=[1, 0, 0], list_change=[0.5, None])]
-        convergence = ConvergenceRecord(pairs=list(PAIRS), points=points)
+        self.convergence.observe(self.state)
+        convergence = self.convergence.record()
         published = self.publisher.publish(self.state, self.status(state, **changes), self.uploads, convergence)
         if self.publisher.problem:  # Redis was restarted: found out at one tick, published anew at the next
             published = self.publisher.publish(self.state, self.status(state, **changes), self.uploads, convergence)

@@ -65,6 +65,12 @@ def test_a_first_connection_gets_the_current_snapshot_and_then_every_new_one(api
         first = next(coming)
         assert (first.id, first.event, first.data["version"], first.data["tokens"]) == (version, "snapshot", version, 10)
         assert first.data["age_ms"] >= 0
+        point = engine.convergence.record().points[-1]
+        assert first.data["convergence"] == {
+            "tokens": point.tokens,
+            "pairs": [[0, 1], [1, 2]],
+            **{name: getattr(point, name) for name in ("split_half_rbo", "unseen_mass", "interval_share")},
+        }
         later = published(engine)
         assert next(coming).id == later
 

@@ -114,6 +114,24 @@ def test_a_feature_has_the_counts_of_the_dense_activations(run: Run, feature: tu
     assert best == best_of_documents(run, feature)
 
 
+def test_convergence_answers_the_series_of_the_engine_and_only_the_newest_points_on_request(run: Run) -> None:
+    for _ in range(2):
+        run.engine.count(run.engine.state.tokens)
+        run.engine.publish()
+    series = msgspec.to_builtins(run.engine.convergence.record())
+    answer = get(run, "/v1/convergence")
+    assert answer["pairs"] == [[0, 1], [1, 2]] and answer["drift"] is None
+    assert answer["points"] == msgspec.json.decode(msgspec.json.encode(series["points"])) and len(answer["points"]) >= 3
+    newest = get(run, "/v1/convergence", last=2)
+    assert newest["points"] == answer["points"][-2:]
+    assert get(run, "/v1/convergence", last=252)["points"] == answer["points"]
+    point = answer["points"][-1]
+    assert point["tokens"] == len(run.engine.seen[0]) and point["dead"] == [1, 0, 0]
+    joint = (run.engine.seen[0] > 0).T.astype(int) @ (run.engine.seen[1] > 0)
+    assert point["pairs_seen"][0] == np.count_nonzero(joint)
+    assert point["unseen_mass"][0] == pytest.approx(np.count_nonzero(joint == 1) / joint.sum())
+
+
 def test_a_feature_that_never_fired_says_so_instead_of_numbers(run: Run) -> None:
     answer = get(run, f"/v1/features/{NEVER[0]}/{NEVER[1]}")
     assert (answer["count"], answer["density"], answer["mean"]) == (0, 0, 0)
@@ -225,6 +243,8 @@ def test_a_context_whose_text_is_gone_says_so_beside_those_that_are_there(run: R
         pytest.param("/v1/similarity?up=0:0&down=1:8", 404, "features 0 to 7", id="similarity-of-unknown"),
         pytest.param("/v1/similarity?up=0:0&down=2:0", 404, "0→1, 1→2", id="no-such-layer-pair"),
         pytest.param("/v1/convergence?max_staleness_ms=-1", 400, "max_staleness_ms", id="negative-staleness"),
+        pytest.param("/v1/convergence?last=0", 422, "last = 0: it must be between 1 and 252", id="no-points"),
+        pytest.param("/v1/convergence?last=some", 400, "last", id="points-not-a-number"),
         pytest.param("/v1/corpora?limit=0", 422, "limit = 0", id="limit-zero"),
         pytest.param("/nothing/here", 404, "/schema", id="no-such-route"),
     ],

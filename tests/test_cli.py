@@ -45,6 +45,7 @@ def test_what_is_fed_is_counted_and_shown_by_status_and_neighbors(service: Servi
     assert "mine counted" in fed.stdout and "1 documents, 25 tokens counted" in fed.stdout
     shown = saestream("status", url=url)
     assert "25 tokens counted" in shown.stdout and "mine" in shown.stdout
+    assert "split-half RBO" in shown.stdout and "0→1" in shown.stdout and "0.00%" in shown.stdout
     near = saestream("neighbors", "0:1", url=url)
     assert near.returncode == 0, near.stderr
     assert "1:0" in near.stdout and "1.000" in near.stdout and "upstream" in near.stdout

@@ -20,11 +20,11 @@ from engine.counts.state import State
 from engine.errors import BadValue, NotReady, Unknown
 from engine.views import publisher as publishing
 from engine.views.connection import connect
+from engine.views.convergence import Convergence
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
 from engine.views.records import (
     CONTEXTS,
-    ConvergencePoint,
     ConvergenceRecord,
     FeatureRecord,
     SetAsideRecord,
@@ -385,11 +385,14 @@ def test_status_uploads_and_convergence_come_with_the_snapshot_and_heartbeats_be
     publisher.publish(state, status(state), [one, two], series)
     assert rig.read(lambda views: views.uploads()) == {"a": one, "b": two}
     assert rig.read(lambda views: views.convergence()) == series
+    assert rig.read(lambda views: views.newest_point()) is None
     assert rig.read(lambda views: views.status()) == status(state)
-    point = ConvergencePoint(tokens=100, dead=[1, 1, 1], list_change=[None])
-    longer = ConvergenceRecord(pairs=[(0, 1)], points=[point])  # a segment ended just after the snapshot of its last token
+    observed = Convergence([(0, 1)])
+    assert observed.observe(state)
+    longer = observed.record()  # a segment ended just after the snapshot of its last token
     assert publisher.publish(state, status(state), [one, two], longer).written == 0
     assert rig.read(lambda views: views.convergence()) == longer
+    assert rig.read(lambda views: views.newest_point()) == (longer.pairs, longer.points[-1])
     later = msgspec.structs.replace(two, state="failed", error="broken", set_aside=SetAsideRecord(documents=1, tokens=3))
     publisher.beat(msgspec.structs.replace(status(state), state="idle"), [one, later])
     assert rig.read(lambda views: views.uploads(["b", "unheard-of"])) == {"b": later}

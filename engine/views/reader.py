@@ -21,6 +21,7 @@ from engine.views.answers import NeighborsAnswer, SimilarityAnswer, check_rankin
 from engine.views.keys import Keys
 from engine.views.records import (
     ORDER_DIGITS,
+    ConvergencePoint,
     ConvergenceRecord,
     Direction,
     Event,
@@ -38,6 +39,13 @@ MOST_FEATURES = 100
 _SLICE_MS = 1_000  # a blocking read must end before the client's socket timeout, 5 s by default
 
 Feature = tuple[int, int]
+
+
+class _PackedSeries(msgspec.Struct, frozen=True):
+    """A `ConvergenceRecord` whose points are left as they are."""
+
+    pairs: list[tuple[int, int]]
+    points: list[msgspec.Raw]
 
 
 class Views:
@@ -183,6 +191,14 @@ class Views:
         """The convergence series; None before the first snapshot."""
         packed = cast("bytes | None", await self.client.get(self.keys.convergence))
         return None if packed is None else msgspec.msgpack.decode(packed, type=ConvergenceRecord)
+
+    async def newest_point(self) -> tuple[list[tuple[int, int]], ConvergencePoint] | None:
+        """The layer pairs and the newest point of the convergence series, without decoding the others; None before the first."""
+        packed = cast("bytes | None", await self.client.get(self.keys.convergence))
+        series = None if packed is None else msgspec.msgpack.decode(packed, type=_PackedSeries)
+        return (
+            (series.pairs, msgspec.msgpack.decode(series.points[-1], type=ConvergencePoint)) if series and series.points else None
+        )
 
     async def events(self, after: str | None = None, heartbeat: float = 15.0) -> AsyncIterator[Event | None]:
         """Snapshots as they are published; None whenever nothing was for `heartbeat` seconds.

@@ -247,23 +247,113 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     calibration: CalibrationStatus | None = None
 
 
-class ConvergencePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of convergence at one place of the log.
+class FrequencyEffects(msgspec.Struct, frozen=True, kw_only=True):
+    """Design effects of a layer by frequency: how many tokens of text are worth one independent token.
 
     Attributes:
-        tokens: N there.
-        dead: per layer, features that had never fired.
-        list_change: per layer pair, mean of 1 − RBO (p = 0.9) of the upstream features' Jaccard top lists against the point before;
-            None at the first point, and where no feature had a list.
+        features: per bin, features that it rests on; bin b is for those that were active 4^b to 4^(b+1) − 1 times.
+        effect: per bin, at least 1; None in all bins where there are too few features, or a half has no tokens.
+    """
+
+    features: list[int]
+    effect: list[float | None]
+
+
+class ConvergencePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of convergence at one place of the log; a list has an entry per layer (`dead`, `design_effects`) or per layer pair.
+
+    Lists of features, reliability and counts of pairs are of a sample of at most 2,048 upstream features, evenly spaced by index.
+
+    Attributes:
+        tokens: N there; tokens_by_half: of the documents in half A and in half B.
+        dead: features that had never fired.
+        design_effects: see `FrequencyEffects`.
+        list_change: mean of 1 − RBO (p = 0.9) of the upstream features' Jaccard top lists against the point before; None at the
+            first point, and where no feature had a list.
+        split_half_rbo: mean RBO (p = 0.9) of those lists made from half A alone and from half B alone; None without any list, and
+            where a half has no tokens.
+        reliability: measure → Spearman and Brown's reliability of its values over pairs with a joint count of at least 10 (at most
+            131,072 of them, evenly spaced); None where it is not defined.
+        unseen_mass: the chance that the next joint activation is of a pair that never was active together before (Good, Turing);
+            None before the first one.
+        pairs_seen: pairs that were active together; pairs_at_all: how many there are at least, seen or not (Chao 1984).
+        watched: pairs whose intervals are kept.
+        interval_share: share of them that has an interval (of Jaccard); None without any.
+        median_width: of these intervals; None without any.
+        tokens_needed: tokens still to come until the median watched pair has an interval of Jaccard of ±0.05, if they are like
+            those that came (of at most 512 watched pairs, evenly spaced); None with a reason in `tokens_needed_reason`.
     """
 
     tokens: int
+    tokens_by_half: tuple[int, int]
     dead: list[int]
+    design_effects: list[FrequencyEffects]
     list_change: list[float | None]
+    split_half_rbo: list[float | None]
+    reliability: dict[str, list[float | None]]
+    unseen_mass: list[float | None]
+    pairs_seen: list[int]
+    pairs_at_all: list[int]
+    watched: list[int]
+    interval_share: list[float | None]
+    median_width: list[float | None]
+    tokens_needed: list[int | None]
+    tokens_needed_reason: list[str | None]
+
+
+class ChangedPair(msgspec.Struct, frozen=True, kw_only=True):
+    """A watched pair whose Jaccard differs between the newest corpus and all others: both estimates, and their difference (newest −
+    others) with an interval that does not hold 0, at a level at which those of all watched pairs hold together."""
+
+    up: int
+    down: int
+    newest: float
+    others: float
+    difference: float
+    lower: float
+    upper: float
+
+
+class PairDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest corpus against all others in one layer pair.
+
+    Attributes:
+        compared: watched pairs that have an interval of Jaccard in both.
+        changed_share: share of them whose difference has an interval (95 %) without 0; None where none was compared.
+        most_changed: at most ten, those that differ most by what the interval guarantees, first.
+    """
+
+    compared: int
+    changed_share: float | None
+    most_changed: list[ChangedPair]
+
+
+class LayerDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest corpus against all others in one layer: `compared` features that fired in either and whose density has an interval in
+    both, and the share of them whose densities differ (their difference has an interval of 95 % without 0); None without any."""
+
+    compared: int
+    changed_share: float | None
+
+
+class DriftRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the newest corpus, the one whose first token came last, changes against all others together.
+
+    Attributes:
+        corpus: its name; tokens: of its documents that have ended.
+        layers, pairs: one per layer, one per layer pair.
+    """
+
+    corpus: str
+    tokens: int
+    layers: list[LayerDrift]
+    pairs: list[PairDrift]
 
 
 class ConvergenceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The series so far; `pairs` names the entries of each point's `list_change`."""
+    """The series so far; `pairs` names the layer pairs of each point's entries. `drift` is of the newest point; None while there is
+    one corpus only."""
 
     pairs: list[tuple[int, int]]
     points: list[ConvergencePoint]
+    drift: DriftRecord | None = None

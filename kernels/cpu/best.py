@@ -85,7 +85,7 @@ _compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit
 
 
 @_compile
-def _insert(kept, kept_scores, cell, score):
+def insert(kept, kept_scores, cell, score):
     slot = len(kept) - 1
     while slot > 0 and score > kept_scores[slot - 1]:
         kept[slot] = kept[slot - 1]
@@ -102,17 +102,17 @@ def _offer(up, down, cells, scores, rows, row_scores, columns, column_scores):
         score = scores[at]
         i, j = up[at], down[at]
         if score > row_scores[i, last]:  # false for NaN
-            _insert(rows[i], row_scores[i], cells[at], score)
+            insert(rows[i], row_scores[i], cells[at], score)
         if score > column_scores[j, last]:
-            _insert(columns[j], column_scores[j], cells[at], score)
+            insert(columns[j], column_scores[j], cells[at], score)
 
 
 @_compile
 def _offer_bound(i, j, cell, bound, last, rows, row_scores, columns, column_scores):
     if bound > row_scores[i, last]:  # false for NaN
-        _insert(rows[i], row_scores[i], cell, bound)
+        insert(rows[i], row_scores[i], cell, bound)
     if bound > column_scores[j, last]:
-        _insert(columns[j], column_scores[j], cell, bound)
+        insert(columns[j], column_scores[j], cell, bound)
 
 
 @_compile
