@@ -1,6 +1,6 @@
 """Where the time of a batch goes on the demo: tokenise, forward, encode, compact, accumulate, end of segment, publish.
 
-    python -m benchmarks.loop [--quick]
+    python -m benchmarks.loop [--quick] [--documents N]
 
 The engine's own parts do the work (inbox, ingest thread, log, encoder, state, publisher with a private Redis), in the order of
 `engine.loop`, and every stage is timed where it is called. The demo's text is counted once; `share` of a stage is its part of the
@@ -132,14 +132,14 @@ def count(loop: Loop) -> Times:
     return times
 
 
-def run(quick: bool) -> list[dict]:
-    """The rows: one per stage, and the whole."""
+def run(quick: bool, most: int | None = None) -> list[dict]:
+    """The rows: one per stage, and the whole; of at most so many documents of each corpus."""
     with tempfile.TemporaryDirectory() as folder:
         redis = PrivateRedis(Path(folder) / "redis")
         settings = load(data_dir=Path(folder), redis_url=redis.start())
         try:
             inbox = Inbox(Path(folder) / "inbox")
-            texts = {corpus: list(demo_documents(corpus)) for corpus in CORPORA} if not quick else {}
+            texts = {corpus: list(itertools.islice(demo_documents(corpus), most)) for corpus in CORPORA} if not quick else {}
             texts["sample"] = [row.text for row in sample_documents()]
             for corpus, documents in texts.items():
                 lay_down(inbox, iter(documents), corpus)
@@ -179,9 +179,11 @@ def main() -> None:
     """Measure, show, and append the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the shipped sample only, nothing is written")
-    quick = parser.parse_args().quick
+    parser.add_argument("--documents", type=int, metavar="N", help="of each corpus at most (default: all)")
+    options = parser.parse_args()
+    quick = options.quick
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    found = run(quick)
+    found = run(quick, options.documents)
     for one in found:
         log.info("%-28s %8.2f µs/token %6.1f %%", one["variant"], one["microseconds_per_token"], 100 * float(one["share"]))
     if not quick:
