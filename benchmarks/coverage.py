@@ -1,12 +1,13 @@
 """How often intervals that are read again and again miss the truth, on streams of dependent data whose truth is known.
 
-    python -m benchmarks.coverage [--quick]
+    python -m benchmarks.coverage [--quick] [--sums]
 
 1. A setting is the rate of two features, how often they fire together (their Jaccard index) and how much a document repeats itself
    (intra-document correlation, ICC). 60 settings: rate 0.002–0.2, ratio 0.005–0.99, ICC 0.02–0.3.
 2. In each, many pairs of features are streamed, document by document (`benchmarks.streams`); their truth is known.
-3. An accumulator takes each batch in; after each the intervals are read, and beside them what a reader might use instead: Wald's
-   interval of independent tokens and of documents, the sequence without pseudo-documents, and the bounds from counts alone.
+3. The real state takes each batch in (`benchmarks.state_sums`); after each the intervals are read, and beside them what a reader
+   might use instead: Wald's interval of independent tokens and of documents, the sequence without pseudo-documents, and the bounds
+   from counts alone. `--sums` puts the definition of the moments (`ClusterSums`) in the place of the state.
 4. A pair is missed if any of its readings missed. Readings count from the first at which the interval exists, for every method.
 
 Everything is a function of fixed seeds.
@@ -19,12 +20,14 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from benchmarks import rows
+from benchmarks.state_sums import StateSums
 from benchmarks.streams import Accumulator, ClusterSums, Setting, Stream
 from engine.measures.intervals import MEASURES, Intervals, intervals, sequence_width, standard_error
 from engine.measures.moments import PACKED, SUMS, Moments
@@ -64,7 +67,7 @@ class Coverage(NamedTuple):
 
 
 def cover(
-    setting: Setting, pairs: int, documents: int, every: int, seed: int, accumulator: Callable[[int], Accumulator] = ClusterSums
+    setting: Setting, pairs: int, documents: int, every: int, seed: int, accumulator: type[Accumulator] = StateSums
 ) -> dict[str, Coverage]:
     """Streams one setting through an accumulator and reads after every batch.
 
@@ -73,7 +76,7 @@ def cover(
         pairs: streams.
         documents, every: documents in all, and between readings.
         seed: with the setting, what the stream is a function of.
-        accumulator: from the number of pairs, what the stream goes through.
+        accumulator: what the stream goes through.
     """
     stream, counted = Stream(setting, pairs, seed), accumulator(pairs)
     tallies = {measure: _Tally(measure, truth, pairs) for measure, truth in setting.truth().items()}
@@ -165,7 +168,7 @@ def selected(
     documents: int,
     every: int,
     seed: int,
-    accumulator: Callable[[int], Accumulator] = ClusterSums,
+    accumulator: type[Accumulator] = StateSums,
 ) -> Selected:
     """Equal pairs, of which the best by estimate of sufficiency are chosen after `documents`, and read until as many came again.
 
@@ -174,26 +177,25 @@ def selected(
         pairs, top: how many there are, and are chosen.
         documents, every: before the choice as well as after it, and between readings.
         seed: with the setting, what the stream is a function of.
-        accumulator: from the number of pairs, what the stream goes through; a second one starts at the choice.
+        accumulator: what the stream goes through: one that watches every pair from the start, and one that watches the chosen.
     """
     stream, truth = Stream(setting, pairs, seed), setting.truth()["sufficiency"]
-    before, after = accumulator(pairs), accumulator(pairs)
-    for _ in range(documents // every):
-        before.add(stream.batch(every))
-    estimate = intervals(before.moments(), ["sufficiency"])["sufficiency"].estimate
-    best = np.argsort(-np.nan_to_num(estimate, nan=-1.0), kind="stable")[:top]
-    missed = {"all data": np.zeros(top, bool), "after": np.zeros(top, bool)}
-    readings = [("all data", before.moments())]
-    for _ in range(documents // every):
-        after.add(stream.batch(every))
-        since = after.moments()
-        readings += [("after", since), ("all data", before.moments().merged(since))]
-    readable = {}
-    for name, moments in readings:
-        found = intervals(moments.of(best), ["sufficiency"])["sufficiency"]
-        missed[name] |= (truth < found.lower) | (truth > found.upper)  # false for NaN: no interval misses nothing
-        readable[name] = int(found.sufficient.sum())
-    return Selected(top, readable["after"], int(missed["all data"].sum()), int(missed["after"].sum()))
+    counted = {"all data": accumulator(pairs), "after": accumulator(pairs, pinned=False)}
+    best, missed = np.arange(0), {name: np.zeros(top, bool) for name in counted}
+    for number in range(2 * documents // every):
+        batch = stream.batch(every)
+        for one in counted.values():
+            one.add(batch)
+        if (number + 1) * every == documents:
+            estimate = intervals(counted["all data"].moments(), ["sufficiency"])["sufficiency"].estimate
+            best = np.argsort(-np.nan_to_num(estimate, nan=-1.0), kind="stable")[:top]
+            counted["after"].choose(best)
+        if (number + 1) * every >= documents:
+            for name, one in counted.items():
+                found = intervals(one.moments().of(best), ["sufficiency"])["sufficiency"]
+                missed[name] |= (truth < found.lower) | (truth > found.upper)  # false for NaN: no interval misses nothing
+    readable = intervals(counted["after"].moments().of(best), ["sufficiency"])["sufficiency"].sufficient
+    return Selected(top, int(readable.sum()), int(missed["all data"].sum()), int(missed["after"].sum()))
 
 
 class Summary(NamedTuple):
@@ -225,18 +227,19 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
-def coverage_rows(quick: bool) -> list[dict[str, object]]:
+def coverage_rows(quick: bool, accumulator: type[Accumulator] = StateSums) -> list[dict[str, object]]:
     """Streams every setting; a row for each measure, over all settings and by ratio."""
     pairs, documents, every = (32, 1500, 50) if quick else (160, 5000, 50)
     times = dict(zip(RATES, (4, 1, 1, 1), strict=True))  # at 0.002 most pairs have no interval after 5,000 documents
     began, cpu = time.perf_counter(), time.process_time()
     found: dict[Setting, dict[str, Coverage]] = {}
     for setting in settings():
-        found[setting] = cover(setting, pairs, times[setting.rate] * documents, every, seed=1)
+        found[setting] = cover(setting, pairs, times[setting.rate] * documents, every, 1, accumulator)
         log.info("%s", _line(setting, found[setting]))
     timing = _timing(began, cpu)
     sizes = {"settings": len(found), "pairs": pairs, "documents": documents, "every": every}
     sizes["documents_at_rate_0.002"] = times[0.002] * documents
+    through = accumulator.__name__
     new = []
     for measure in MEASURES:
         for name, chosen in _groups(found):
@@ -245,30 +248,35 @@ def coverage_rows(quick: bool) -> list[dict[str, object]]:
             missed = {method: _or_null(share) for method, share in total.missed.items()}
             widths = {"worst": total.worst, "width": total.width, "width_elsewhere": total.width_elsewhere}
             more = {name: _or_null(value) for name, value in widths.items()}
-            new.append(rows.row("coverage", f"{measure}, {name}", sizes, timing, streams=total.streams, missed=missed, **more))
+            more |= {"streams": total.streams, "missed": missed}
+            new.append(rows.row("coverage", f"{measure}, {name}", sizes, timing, through=through, **more))
     return new
 
 
-def selection_row(quick: bool) -> dict[str, object]:
+def selection_row(quick: bool, accumulator: type[Accumulator] = StateSums) -> dict[str, object]:
     """Top 10 of 2,000 equal pairs, chosen and then read, some times over."""
     pairs, top, documents, every, times = 2000, 10, 660, 60, 4 if quick else 10
     began, cpu = time.perf_counter(), time.process_time()
-    picks = [selected(Setting(0.01, 0.3, 0.02), pairs, top, documents, every, seed) for seed in range(times)]
+    picks = [selected(Setting(0.01, 0.3, 0.02), pairs, top, documents, every, seed, accumulator) for seed in range(times)]
     chosen, readable, all_data, after = (sum(column) for column in zip(*picks, strict=True))
     log.info(
         "top %d of %d equal pairs: %d chosen, missed over all data %d, after the choice %d", top, pairs, chosen, all_data, after
     )
     sizes = {"pairs": pairs, "top": top, "documents": documents, "every": every, "times": times}
     shares = {"all data": all_data / chosen, "after the choice": after / chosen}
-    return rows.row("coverage", "selected pairs", sizes, _timing(began, cpu), streams=readable, missed=shares)
+    through = accumulator.__name__
+    return rows.row("coverage", "selected pairs", sizes, _timing(began, cpu), through=through, streams=readable, missed=shares)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a fifth of the streams, 1,500 documents: whether it runs")
-    quick = parser.parse_args().quick
+    parser.add_argument("--sums", action="store_true", help="through the definition of the moments instead of the state")
+    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rows.append([*coverage_rows(quick), selection_row(quick)])
+    torch.set_num_threads(1)
+    accumulator = ClusterSums if options.sums else StateSums
+    rows.append([*coverage_rows(options.quick, accumulator), selection_row(options.quick, accumulator)])
 
 
 def _timing(began: float, cpu: float) -> rows.Timing:

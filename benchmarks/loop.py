@@ -1,10 +1,13 @@
-"""Where the time of a batch goes on the demo: tokenise, forward, encode, compact, accumulate, publish.
+"""Where the time of a batch goes on the demo: tokenise, forward, encode, compact, accumulate, end of segment, publish.
 
-    python -m benchmarks.loop [--quick]
+    python -m benchmarks.loop [--quick] [--documents N]
 
 The engine's own parts do the work (inbox, ingest thread, log, encoder, state, publisher with a private Redis), in the order of
 `engine.loop`, and every stage is timed where it is called. The demo's text is counted once; `share` of a stage is its part of the
 time from the first batch to the last. Tokenising runs in a thread of its own beside the others: it is measured alone, before.
+
+A row "stage: part" is within the stage. "intervals and contexts" is what they cost the loop, in the same run: the strongest
+activations, everything where segments end, and the choices of what is watched; its ratio is to the loop without them.
 """
 
 from __future__ import annotations
@@ -16,9 +19,12 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 from benchmarks import rows
 from engine.corpus.documents import body_check
@@ -32,7 +38,11 @@ from engine.views.redis_server import PrivateRedis
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 UPLOAD_DOCUMENTS = 500
+LEAST_SHARE = 1e-4  # of the time: parts that have nothing to do at some place get no row for it
 
 
 def lay_down(inbox: Inbox, documents: Iterator[str], corpus: str) -> None:
@@ -61,36 +71,75 @@ def tokenise(loop: Loop, documents: int) -> float:
     return time.perf_counter() - began
 
 
-def count(loop: Loop) -> tuple[dict[str, float], float]:
-    """Count every sealed segment as `Loop.run` does; seconds per stage, and from the first batch to the last."""
-    stages = {"accumulate": 0.0, "publish": 0.0}
-    began = time.perf_counter()
-    for number in range(loop.corpus.last + 1):
-        segment = loop.corpus.read(number)
-        for units in loop.micro_batch.batches(segment):
-            encoded = loop.encoder.encode(segment, units)
-            loop.batches.append(encoded.batch)
-            before = time.perf_counter()
-            with loop.lock:
-                loop.state.add(encoded.batch, encoded.set_aside)
-            stages["accumulate"] += time.perf_counter() - before
-            if loop.publisher.due():
-                before = time.perf_counter()
-                loop.publish("counting")
-                stages["publish"] += time.perf_counter() - before
-        loop.finish(segment)
-    took = time.perf_counter() - began
-    return stages, took
+class Times:
+    """Wall and CPU seconds of the whole process, by stage."""
+
+    def __init__(self) -> None:
+        self.wall: defaultdict[str, float] = defaultdict(float)
+        self.cpu: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Time what is done here."""
+        began, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall[stage] += time.perf_counter() - began
+        self.cpu[stage] += time.process_time() - cpu
+
+    def every(self, stage: str, call: Callable[P, R]) -> Callable[P, R]:
+        """The same call, timed."""
+
+        @wraps(call)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self.of(stage):
+                return call(*args, **kwargs)
+
+        return timed
 
 
-def run(quick: bool) -> list[dict]:
-    """The rows: one per stage, and the whole."""
+def time_parts(loop: Loop, times: Times) -> None:
+    """Have the parts of the state, and what the loop calls where a segment ends, time themselves."""
+    for part in loop.state.parts():
+        part.add = times.every(f"accumulate: {part.kind}", part.add)
+        part.end_segment = times.every(f"end of segment: {part.kind}", part.end_segment)
+    loop.state.end_segment = times.every("end of segment", loop.state.end_segment)
+    loop.convergence.observe = times.every("convergence", loop.convergence.observe)
+    loop.watch.choose = times.every("choose what is watched", loop.watch.choose)
+
+
+def count(loop: Loop) -> Times:
+    """Count every sealed segment as `Loop.run` does."""
+    times = Times()
+    time_parts(loop, times)
+    with times.of("all of it"):
+        for number in range(loop.corpus.last + 1):
+            segment = loop.corpus.read(number)
+            for units in loop.micro_batch.batches(segment):
+                encoded = loop.encoder.encode(segment, units)
+                with times.of("accumulate"), loop.lock:
+                    loop.state.add(encoded.batch, encoded.set_aside)
+                loop.batches.append(encoded.batch)
+                if loop.publisher.due():
+                    with times.of("publish"):
+                        loop.publish("counting")
+            loop.finish(segment)
+    for seconds in (times.wall, times.cpu):
+        ended = sum(value for stage, value in seconds.items() if stage.startswith("end of segment: "))
+        seconds["end of segment: clusters"] = seconds["end of segment"] - ended
+        seconds["intervals and contexts"] = (
+            seconds["accumulate: strongest"] + seconds["end of segment"] + seconds["choose what is watched"]
+        )
+    return times
+
+
+def run(quick: bool, most: int | None = None) -> list[dict]:
+    """The rows: one per stage, and the whole; of at most so many documents of each corpus."""
     with tempfile.TemporaryDirectory() as folder:
         redis = PrivateRedis(Path(folder) / "redis")
         settings = load(data_dir=Path(folder), redis_url=redis.start())
         try:
             inbox = Inbox(Path(folder) / "inbox")
-            texts = {corpus: list(demo_documents(corpus)) for corpus in CORPORA} if not quick else {}
+            texts = {corpus: list(itertools.islice(demo_documents(corpus), most)) for corpus in CORPORA} if not quick else {}
             texts["sample"] = [row.text for row in sample_documents()]
             for corpus, documents in texts.items():
                 lay_down(inbox, iter(documents), corpus)
@@ -99,32 +148,44 @@ def run(quick: bool) -> list[dict]:
             assert loop is not None  # nothing stops it
             documents = sum(map(len, texts.values()))
             alone = tokenise(loop, documents)
-            stages, took = count(loop)
+            times = count(loop)
             loop.ingest.stop()
-            stages |= cast(ModelEncoder, loop.encoder).seconds
-            tokens = loop.state.tokens
+            times.wall.update(cast(ModelEncoder, loop.encoder).seconds)
+            tokens, segments = loop.state.tokens, loop.corpus.last + 1
+            watched = sum(map(len, loop.state.watched.values()))
         finally:
             redis.stop()
-    sizes = {"layers": 7, "D": 1024, "tokens": tokens, "documents": documents}
-    found = [_row("all of it", sizes, took, took, tokens), _row("tokenise, alone", sizes, alone, took, tokens)]
-    other = took - sum(stages.values())
-    return found + [_row(stage, sizes, seconds, took, tokens) for stage, seconds in [*stages.items(), ("the rest", other)]]
+    took = times.wall["all of it"]
+    stages = [stage for stage in times.wall if ":" not in stage and stage not in ("all of it", "intervals and contexts")]
+    times.wall["the rest"] = took - sum(times.wall[stage] for stage in stages)
+    times.wall["tokenise, alone"] = alone
+    sizes = {"layers": 7, "D": 1024, "tokens": tokens, "documents": documents, "segments": segments, "watched": watched}
+    order = ["all of it", "tokenise, alone", *sorted(set(times.wall) - {"all of it", "tokenise, alone", "the rest"}), "the rest"]
+    return [_row(stage, sizes, times, tokens) for stage in order if times.wall[stage] >= LEAST_SHARE * took]
 
 
-def _row(stage: str, sizes: dict[str, int], seconds: float, took: float, tokens: int) -> dict:
-    once = rows.Timing(seconds, seconds, seconds, seconds, 1)
-    return rows.row("loop", stage, sizes, once, share=seconds / took, microseconds_per_token=1e6 * seconds / tokens)
+def _row(stage: str, sizes: dict[str, int], times: Times, tokens: int) -> dict:
+    seconds, took = times.wall[stage], times.wall["all of it"]
+    # The encoder's stages and what is left have no CPU time of their own: wall time stands there.
+    once = rows.Timing(seconds, seconds, seconds, times.cpu.get(stage, seconds), 1)
+    more: dict[str, object] = {"share": seconds / took, "microseconds_per_token": 1e6 * seconds / tokens}
+    if stage == "intervals and contexts":
+        cpu, all_cpu = times.cpu[stage], times.cpu["all of it"]
+        more |= {"baseline": "the loop without them", "ratio": took / (took - seconds), "cpu_ratio": all_cpu / (all_cpu - cpu)}
+    return rows.row("loop", stage, sizes, once, **more)
 
 
 def main() -> None:
     """Measure, show, and append the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the shipped sample only, nothing is written")
-    quick = parser.parse_args().quick
+    parser.add_argument("--documents", type=int, metavar="N", help="of each corpus at most (default: all)")
+    options = parser.parse_args()
+    quick = options.quick
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    found = run(quick)
+    found = run(quick, options.documents)
     for one in found:
-        log.info("%-16s %8.2f µs/token %6.1f %%", one["variant"], one["microseconds_per_token"], 100 * float(one["share"]))
+        log.info("%-28s %8.2f µs/token %6.1f %%", one["variant"], one["microseconds_per_token"], 100 * float(one["share"]))
     if not quick:
         rows.append(found)
 

@@ -96,23 +96,32 @@ class Stream:
 
 
 class Accumulator(Protocol):
-    """What is put to the test: takes batches of documents, and has the moments of each pair at any time."""
+    """What is put to the test: takes batches of documents, and has the moments of each watched pair at any time."""
+
+    def __init__(self, pairs: int, pinned: bool = True) -> None:
+        """Nothing counted, of so many pairs: all are watched from the first token on, or none before `choose`."""
+        ...
 
     def add(self, batch: Batch) -> None:
         """Count some whole documents."""
         ...
 
+    def choose(self, pairs: np.ndarray) -> None:
+        """Watch these, int `[n]`, from this place on."""
+        ...
+
     def moments(self) -> Moments:
-        """Of all P pairs, over what was added."""
+        """Of all P pairs, over what was added since each is watched."""
         ...
 
 
 class ClusterSums:
-    """Moments by their definition: the nine sums of every document, then their outer products."""
+    """Moments by their definition: the nine sums of every document, then their outer products. No document is cut in clusters."""
 
-    def __init__(self, pairs: int) -> None:
-        """Nothing counted, of so many pairs."""
+    def __init__(self, pairs: int, pinned: bool = True) -> None:
+        """Nothing counted, of so many pairs: all are watched from the first token on, or none before `choose`."""
         self._moments = Moments.zero(pairs)
+        self._watched = np.full(pairs, pinned)
 
     def add(self, batch: Batch) -> None:
         """Count some whole documents."""
@@ -131,8 +140,14 @@ class ClusterSums:
         up, down = documents[..., 1] > 0, documents[..., 2] > 0
         active = (documents[..., 6] > 0) | (documents[..., 7] > 0)
         informative = np.stack([part.sum(axis=1) for part in (up, down, up | down, active)], axis=-1)
-        self._moments = self._moments.merged(Moments(documents.sum(axis=1), squares[:, ROWS, COLUMNS], informative))
+        watched = self._watched[:, None]
+        added = Moments(documents.sum(axis=1) * watched, squares[:, ROWS, COLUMNS] * watched, informative * watched)
+        self._moments = self._moments.merged(added)
+
+    def choose(self, pairs: np.ndarray) -> None:
+        """Watch these, int `[n]`, from this place on."""
+        self._watched[pairs] = True
 
     def moments(self) -> Moments:
-        """Of all P pairs, over what was added."""
+        """Of all P pairs, over what was added since each is watched."""
         return self._moments
