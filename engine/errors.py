@@ -55,6 +55,13 @@ class Busy(Conflict):
     retry_after = 1
 
 
+class Gone(SaestreamError):
+    """A page of a list that is not kept any more."""
+
+    status = 410
+    title = "Gone"
+
+
 class TooLarge(SaestreamError):
     """A document or body over its limit."""
 

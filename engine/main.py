@@ -30,6 +30,7 @@ from engine.corpus.tokenizer import DocumentTokenizer
 from engine.counts.checkpoint import Checkpoints, Cursor, require_same_run
 from engine.counts.shape import RunShape
 from engine.counts.state import State
+from engine.encoder.decoder_file import DECODERS, write_decoders
 from engine.encoder.description import RunDescription
 from engine.encoder.encoder import ModelEncoder
 from engine.encoder.pushed import PushedActivations
@@ -94,6 +95,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop:
     run = fingerprint(description, shape, settings)
     checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
     describe_run(settings.data_dir / "run.json", description, run)
+    if isinstance(encoder, ModelEncoder):
+        write_decoders(settings.data_dir / DECODERS, encoder.saes, description.fingerprint)
     loaded = checkpoints.latest(run, settings.device)
     state, cursor = (loaded.state, loaded.cursor) if loaded else (State.of_shape(shape), Cursor(0, 0))
     inbox, corpus = Inbox(settings.data_dir / "inbox"), CorpusLog(settings.data_dir / "log")

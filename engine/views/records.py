@@ -25,6 +25,10 @@ NEIGHBOR = np.dtype(
 """One row of a neighbour table (48 bytes): index, active count and sums of the neighbour, joint count and Σab with the feature that
 the table belongs to, and the cosine of their decoder directions (NaN in a run without a model)."""
 
+DENSE_CELLS = 1 << 22
+"""A layer pair of at most so many cells keeps all its cosines (16 MiB as float32; the demo's pairs have 2^20) and can be ranked by
+them. At 24,576 × 24,576 they would be 2.4 GB a pair and 1 TFLOP."""
+
 Direction = Literal["downstream", "upstream"]
 DIRECTIONS: tuple[Direction, ...] = ("downstream", "upstream")
 
