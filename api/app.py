@@ -15,7 +15,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from api import activations, convergence, corpora, events, features, health, similarity, status
+from api import activations, convergence, corpora, events, features, health, relations, similarity, status
 from api.metrics import RequestMetrics
 from api.page import page, web_files
 from api.parameters import only_known_parameters
@@ -65,7 +65,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
     app = Litestar(
         route_handlers=[
             *(status.ROUTES + corpora.ROUTES + activations.ROUTES + features.ROUTES + similarity.ROUTES),
-            *(convergence.ROUTES + events.ROUTES + health.ROUTES),
+            *(relations.ROUTES + convergence.ROUTES + events.ROUTES + health.ROUTES),
             page,
             web_files(),
         ],

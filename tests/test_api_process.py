@@ -17,6 +17,7 @@ from api_rig import Api, api_process, problem, settings_for
 from api import answers, health
 from api.examples import ANSWERS, PROBLEM
 from api.problems import Problem
+from engine.views import relations
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.requests import ContextsAnswer
 
@@ -33,6 +34,10 @@ TYPES = {
     ("get", "/v1/features/{layer}/{index}/contexts"): ContextsAnswer,
     ("get", "/v1/features/{layer}/{index}/neighbors"): NeighborsAnswer,
     ("get", "/v1/similarity"): SimilarityAnswer,
+    ("get", "/v1/flow"): relations.FlowAnswer,
+    ("get", "/v1/lineages"): relations.LineagesAnswer,
+    ("get", "/v1/specializations"): relations.SpecializationsAnswer,
+    ("get", "/v1/matching"): relations.MatchingAnswer,
     ("get", "/v1/convergence"): answers.ConvergenceAnswer,
     ("get", "/livez"): health.Alive,
     ("get", "/readyz"): health.Ready,

@@ -261,10 +261,11 @@ def matching(whole: Whole, request: MatchingRequest, decoders: Decoders) -> tupl
     edges, scores = graph.edges[pair], graph.scores(pair, request.measure)
     sizes = len(graph.layers[pair[0]].count), len(graph.layers[pair[1]].count)
     candidates = np.flatnonzero((scores >= request.threshold) & (edges.joint >= request.min_support))
-    if len(candidates) * max(sizes) > MOST_ASSIGNMENT_WORK:
+    most = MOST_ASSIGNMENT_WORK // max(sizes)
+    if len(candidates) > most:
         raise BadValue(
-            f"threshold = {request.threshold:g}: {len(candidates):,} pairs reach it, at most {MOST_ASSIGNMENT_WORK // max(sizes):,} "
-            f"can be assigned in layers of {max(sizes):,} features; give a higher threshold"
+            f"threshold = {request.threshold:g}: {len(candidates):,} pairs reach it; at most {most:,} can be assigned in layers of "
+            f"{max(sizes):,} features; give a higher threshold"
         )
     chosen = candidates[assign(edges.up[candidates], edges.down[candidates], scores[candidates], sizes)]
     chosen = chosen[np.lexsort((edges.up[chosen], -scores[chosen]))]

@@ -7,7 +7,8 @@ distances between decoder vectors. An SAE with thresholds θ can be rescaled fea
 *folding* makes every threshold 1, by which activations shrink to a/θ and decoder vectors grow to θ·d, so that features of layers
 with different norms become comparable. Since ‖u − v‖² = ‖u‖² + ‖v‖² − 2 u·v, and a full pairing counts every norm once, this is the
 pairing with the largest sum of u·v. A feature without a partner counts as one paired with the zero vector; then nobody gains by a
-pair with u·v ≤ 0, and layers of different size need no further rule. Without thresholds the vectors are unit directions, u·v their cosine.
+pair with u·v ≤ 0, and layers of different size need no further rule. Without thresholds the vectors are unit directions, and u·v is
+their cosine.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ import numpy as np
 from engine.measures.relations import Edges, FeatureGraph, Pair
 
 MIN_SHARE = 0.05
-"""Smallest part of the parent's tokens that a child has. Each child widens the bound on the overlap by what its lists can't rule out,
-so a tail of rare children would turn every specialisation into an open one."""
+"""Smallest part of the parent's tokens that a child has. Each child widens the bound on the overlap by what its lists can't rule
+out, so a tail of rare children would turn every specialisation into an open one."""
 
 
 class Bounds(NamedTuple):
