@@ -88,7 +88,8 @@ def _head(answer: Any) -> Text:
 
 
 def _measure(answer: Any) -> str:
-    return MEASURE_NAMES.get(answer["measure"], answer["measure"])
+    measure: str = answer["measure"]
+    return MEASURE_NAMES.get(measure, measure)
 
 
 def _rest(answer: Any) -> list[RenderableType]:

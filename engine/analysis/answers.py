@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -329,7 +329,7 @@ def _links(graph: FeatureGraph, pair: Pair, which: np.ndarray, measure: str) -> 
     ]
 
 
-def _lists(graph: FeatureGraph, measure: str, pairs: Sequence[Pair] | dict, undecided: int) -> ListsAnswer:
+def _lists(graph: FeatureGraph, measure: str, pairs: Iterable[Pair], undecided: int) -> ListsAnswer:
     """What was read. Layer pairs too large to be ranked by decoder cosine list what others rank: nothing is known of the rest."""
     sizes = [len(layer.count) for layer in graph.layers]
     ranked = measure != "decoder_cosine" or all(sizes[up] * sizes[down] <= DENSE_CELLS for up, down in pairs)
