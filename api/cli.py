@@ -190,7 +190,7 @@ def lineages(
 def specializations(
     threshold: Annotated[float, typer.Option(help="smallest necessity of each child")] = 0.8,
     coverage: Annotated[float, typer.Option(help="smallest share of the parent that the children cover together")] = 0.8,
-    max_overlap: Annotated[float, typer.Option(help="largest share of the parent on which children overlap")] = 0.1,
+    max_overlap: Annotated[float, typer.Option(help="largest part of a child that another child shares")] = 0.1,
     min_support: Annotated[int | None, typer.Option(help="smallest joint count; what is published by default")] = None,
     limit: Annotated[int, typer.Option(help="how many to show, the most certain first")] = 20,
     url: Url = DEFAULT_URL,

@@ -283,8 +283,9 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "conditions": {
                     "children": 2,
                     "necessity": 0.9459,
-                    "overlap": {"lower": 0.0, "upper": 0.03},
+                    "shared": {"lower": 0.0, "upper": 0.09},
                     "exclusive": "shown",
+                    "overlap": {"lower": 0.0, "upper": 0.0315},
                     "coverage": {"lower": 0.87, "upper": 0.9},
                 },
             }

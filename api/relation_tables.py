@@ -66,18 +66,21 @@ def specializations(answer: Any) -> RenderableType:
     head = Text.assemble(
         (f"{number(answer['total'])} specialisations", "bold"),
         f", {number(answer['shown'])} of them shown to be exclusive; necessity ≥ {answer['threshold']:g}, coverage ≥ "
-        f"{answer['coverage']:g}, overlap ≤ {answer['max_overlap']:g}, joint ≥ {answer['min_support']}, "
+        f"{answer['coverage']:g}, shared ≤ {answer['max_overlap']:g}, joint ≥ {answer['min_support']}, "
         f"{number(answer['snapshot']['tokens'])} tokens",
     )
     table = Table("parent", right("fires"), "children (part of the parent, necessity)", box=None, header_style="bold")
-    for title in ("overlap", "covers"):
+    for title in ("shared", "covers"):
         table.add_column(title, justify="right")
     for item in answer["items"]:
         conditions = item["conditions"]
         children = ", ".join(f"{one['feature']} ({one['share']:.0%}, {one['necessity']:.2f})" for one in item["children"])
-        ends = [f"{bounds['lower']:.0%}–{bounds['upper']:.0%}" for bounds in (conditions["overlap"], conditions["coverage"])]
+        ends = [f"{bounds['lower']:.0%}–{bounds['upper']:.0%}" for bounds in (conditions["shared"], conditions["coverage"])]
         table.add_row(item["parent"], number(item["count"]), children, *ends)
-    return Group(head, *([table] if answer["items"] else []), *_rest(answer))
+    parts: list[RenderableType] = [head]
+    if answer["items"]:
+        parts += [table, Text("shared: of the smaller of two children, what the other has too; at least and at most", style="dim")]
+    return Group(*parts, *_rest(answer))
 
 
 def _head(answer: Any) -> Text:

@@ -118,15 +118,15 @@ async def specializations(
     settings: Settings,
     threshold: Annotated[float, Parameter(description="smallest necessity P(parent | child) of each child")] = 0.8,
     coverage: Annotated[float, Parameter(description="smallest share of the parent that the children cover together")] = 0.8,
-    max_overlap: Annotated[float, Parameter(description="largest share of the parent on which children overlap")] = 0.1,
+    max_overlap: Annotated[float, Parameter(description="largest part of a child that another child shares")] = 0.1,
     min_support: MinSupport = None,
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> Response[SpecializationsAnswer]:
     """A parent and at least two children in a later layer that imply it, exclude each other and cover it together.
 
-    Counts within one layer are not kept, so overlap and coverage are bounds: `exclusive` is "shown" where the upper bound of the
-    overlap is within `max_overlap`, and "bounded" where only the lower one is. Those that are shown come first.
+    Counts within one layer are not kept, so what children share, overlap and coverage are bounds: `exclusive` is "shown" where
+    the upper bound of `shared` is within `max_overlap`, and "bounded" where only the lower one is. Those that are shown come first.
     """
     for name, value in (("threshold", threshold), ("coverage", coverage)):
         if not 0 < value <= 1:

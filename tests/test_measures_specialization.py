@@ -58,8 +58,8 @@ def test_a_parent_that_three_children_share_out_is_found_and_shown_where_each_ha
     assert graph(layers).edges[0, 1].down[item.edges].tolist() == [0, 1, 2]
     assert (item.count, item.joint.tolist(), item.necessity.tolist()) == (400, [200, 120, 65], [1, 1, 1])
     assert item.coverage.lower <= 385 / 400 <= item.coverage.upper
-    assert item.overlap.lower == 0
-    assert (item.overlap.upper <= 0.15) == copies  # counts of the copies rule an overlap out; without them nothing does
+    assert item.overlap.lower == item.shared.lower == 0
+    assert (item.shared.upper <= 0.15) == copies  # counts of the copies rule an overlap out; without them nothing does
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,7 @@ def test_a_parent_that_three_children_share_out_is_found_and_shown_where_each_ha
         pytest.param((np.arange(0, 200), np.arange(200, 250)), "the children leave 150 tokens out", id="not-covered"),
         pytest.param((np.arange(0, 250), np.arange(100, 390)), "150 tokens have both", id="overlap-by-pigeonhole"),
         pytest.param((np.arange(0, 200), np.arange(0, 200)), "both children are one", id="duplicates-with-copies"),
+        pytest.param((np.arange(0, 310), np.arange(280, 340)), "half of the smaller child is shared", id="shared-by-a-small-child"),
         pytest.param((np.r_[0:200, 500:700], np.arange(200, 390)), "half of a child is elsewhere", id="not-implied"),
         pytest.param((np.arange(0, 390),), "one child", id="one-child"),
     ],
@@ -81,7 +82,11 @@ def test_what_lacks_one_of_the_four_conditions_is_not_one(children: tuple[np.nda
 def test_duplicates_that_nothing_can_tell_apart_are_bounded_not_shown() -> None:
     layers = planted(np.arange(0, 200), np.arange(0, 200), copies=False)
     items = [item for item in specializations(graph(layers)).items if (item.pair, item.parent) == ((0, 1), 0)]
-    assert items and all(item.overlap.upper >= 0.5 and item.coverage.lower <= 0.5 for item in items)
+    assert items and all(item.shared.upper == 1 and item.overlap.upper >= 0.5 and item.coverage.lower <= 0.5 for item in items)
+
+
+def pairs_of(count: int) -> list[tuple[int, int]]:
+    return list(itertools.combinations(range(count), 2))
 
 
 @pytest.mark.parametrize("k", [2, 6, 50])
@@ -110,4 +115,6 @@ def test_every_condition_of_every_finding_holds_on_the_dense_activations(seed: i
         assert (item.necessity >= 0.7).all() and (item.joint / item.count >= MIN_SHARE).all()
         assert item.overlap.lower - 1e-12 <= overlap <= item.overlap.upper + 1e-12
         assert item.coverage.lower - 1e-12 <= covered <= item.coverage.upper + 1e-12
-        assert item.overlap.lower <= 0.3 and item.coverage.upper >= 0.7
+        both = [(children[:, a] & children[:, b] & parent).sum() / min(item.joint[[a, b]]) for a, b in pairs_of(len(item.edges))]
+        assert item.shared.lower - 1e-12 <= max(both) <= item.shared.upper + 1e-12
+        assert item.overlap.lower <= 0.3 and item.shared.lower <= 0.3 and item.coverage.upper >= 0.7

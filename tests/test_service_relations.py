@@ -173,7 +173,7 @@ def test_the_planted_specialisation_is_found_with_the_numbers_of_its_four_condit
     covered = children.any(1)[parent].mean()
     assert covered == 1 and conditions["coverage"]["upper"] == 1
     assert conditions["coverage"]["lower"] <= covered
-    assert (conditions["exclusive"] == "shown") == (conditions["overlap"]["upper"] <= answer["max_overlap"])
+    assert (conditions["exclusive"] == "shown") == (conditions["shared"]["upper"] <= answer["max_overlap"])
     assert answer["shown"] == sum(one["conditions"]["exclusive"] == "shown" for one in answer["items"])
     assert f"0:{LIVED}" not in found and f"0:{HALVED}" not in found
 

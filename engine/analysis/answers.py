@@ -213,7 +213,7 @@ def specialized(whole: Whole, request: SpecializationsRequest) -> tuple[Speciali
         min_support=request.min_support,
         lists=_lists(graph, "necessity", graph.edges, found.undecided),
         total=len(found.items),
-        shown=sum(item.overlap.upper <= request.max_overlap for item in found.items),
+        shown=sum(item.shared.upper <= request.max_overlap for item in found.items),
         items=[],
         next=None,
         snapshot=snapshot_answer(whole.snapshot),
@@ -236,8 +236,9 @@ def _specialization(graph: FeatureGraph, item: Specialization, max_overlap: floa
     conditions = ConditionsAnswer(
         children=len(children),
         necessity=float(item.necessity.min()),
+        shared=BoundsAnswer(lower=item.shared.lower, upper=item.shared.upper),
+        exclusive="shown" if item.shared.upper <= max_overlap else "bounded",
         overlap=BoundsAnswer(lower=item.overlap.lower, upper=item.overlap.upper),
-        exclusive="shown" if item.overlap.upper <= max_overlap else "bounded",
         coverage=BoundsAnswer(lower=item.coverage.lower, upper=item.coverage.upper),
     )
     return SpecializationAnswer(

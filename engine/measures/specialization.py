@@ -4,12 +4,14 @@ The four conditions, for a parent p and children c in one downstream layer:
 
 1. *several*: two children or more, none of which covers the parent alone (that would be pass-through);
 2. *they imply the parent*: necessity P(p | c) = n_pc / n_c ≥ t for each;
-3. *they exclude each other*: tokens of the parent that more than one child shares are few;
+3. *they exclude each other*: of the parent's tokens that a child has, no other child shares more than a small part;
 4. *together they cover it*: the parent's tokens at which some child is active are at least a share c of n_p.
 
 Pairs are counted across layers only, so how often two children fire together is not known; it is bounded from the tables that
 there are. With m_t the number of children active at a token t of the parent, the *overlap* is E / n_p, where
-E = Σ_t max(0, m_t − 1), and the coverage is exactly (Σ_c n_pc − E) / n_p. E is bounded
+E = Σ_t max(0, m_t − 1), and the coverage is exactly (Σ_c n_pc − E) / n_p. A small overlap alone is no exclusion: two small children
+that are one and the same overlap on few of the parent's tokens, and on all of their own. So the *shared part*, the overlap of two
+children within the parent over n_pc of the smaller one, is what decides. E is bounded
 
 - from below by the pigeonhole principle, Σ_c n_pc − n_p, and by Hunter's inequality (1976), which allows the overlaps of the pairs
   of a tree over the children to be summed;
@@ -53,6 +55,7 @@ class Specialization(NamedTuple):
         edges: int64 `[C]`, the edges parent→child by their index in the pair, largest joint count first.
         joint: int64 `[C]`, n_pc.
         necessity: float64 `[C]`, n_pc / n_c.
+        shared: the largest shared part of two children.
         overlap: of the children within the parent, as a share of n_p.
         coverage: by the children, as a share of n_p.
     """
@@ -63,6 +66,7 @@ class Specialization(NamedTuple):
     edges: np.ndarray
     joint: np.ndarray
     necessity: np.ndarray
+    shared: Bounds
     overlap: Bounds
     coverage: Bounds
 
@@ -91,12 +95,12 @@ def specializations(
         graph: of a snapshot.
         necessity: smallest P(parent | child).
         coverage: smallest share of the parent that the children may cover, by the upper bound of the coverage.
-        max_overlap: largest share of the parent on which they may overlap, by the lower bound of the overlap.
+        max_overlap: largest shared part of two children, by its lower bound; the overlap of all of them may be no more either.
         min_support: smallest joint count of parent and child.
         min_share: smallest n_pc / n_p.
 
     Returns:
-        Those whose overlap is certainly at most `max_overlap` first, then by the lower bound of the coverage, then by parent.
+        Those whose shared parts are certainly at most `max_overlap` first, then by the lower bound of the coverage, then by parent.
     """
     found, undecided = [], 0
     overlaps = Overlaps(graph)
@@ -112,7 +116,7 @@ def specializations(
                 item = _choose(overlaps, pair, parent, n_p, candidates, max_overlap)
                 if item is not None and item.coverage.upper >= coverage:
                     found.append(item)
-    found.sort(key=lambda item: (item.overlap.upper > max_overlap, -item.coverage.lower, item.pair, item.parent))
+    found.sort(key=lambda item: (item.shared.upper > max_overlap, -item.coverage.lower, item.pair, item.parent))
     return Found(found, undecided)
 
 
@@ -130,17 +134,17 @@ def _choose(
 ) -> Specialization | None:
     edges, n_down = overlaps.graph.edges[pair], overlaps.graph.layers[pair[1]].count
     taken: list[int] = []
-    total, least, most = 0, 0.0, 0.0
+    total, least, most, shared = 0, 0.0, 0.0, Bounds(0.0, 0.0)
     for edge in candidates.tolist():
         child, joint = int(edges.down[edge]), int(edges.joint[edge])
-        low, high = 0.0, 0.0
-        for other in taken:
-            within = _within(overlaps, pair, n_p, (child, joint), (int(edges.down[other]), int(edges.joint[other])))
-            low, high = max(low, within.lower), high + within.upper
-        if max(least + low, total + joint - n_p) > max_overlap * n_p:
+        others = [(int(edges.down[other]), int(edges.joint[other])) for other in taken]  # each at least as large as this one
+        within = [_within(overlaps, pair, n_p, (child, joint), other) for other in others]
+        low, high = max([0.0, *(one.lower for one in within)]), [one.upper for one in within]
+        if low > max_overlap * joint or max(least + low, total + joint - n_p) > max_overlap * n_p:
             continue
         taken.append(edge)
-        total, least, most = total + joint, least + low, most + high
+        total, least, most = total + joint, least + low, most + sum(high)
+        shared = Bounds(max(shared.lower, low / joint), max([shared.upper, *(one / joint for one in high)]))
     if len(taken) < 2:
         return None
     least = max(least, total - n_p)
@@ -148,7 +152,7 @@ def _choose(
     joint = edges.joint[at]
     covered = Bounds(max(float(joint.max()), total - most) / n_p, min(1.0, (total - least) / n_p))
     overlap = Bounds(least / n_p, min(most, total - float(joint.max())) / n_p)
-    return Specialization(pair, parent, n_p, at, joint, joint / n_down[edges.down[at]], overlap, covered)
+    return Specialization(pair, parent, n_p, at, joint, joint / n_down[edges.down[at]], shared, overlap, covered)
 
 
 def _within(overlaps: Overlaps, pair: Pair, n_p: int, one: tuple[int, int], other: tuple[int, int]) -> Bounds:

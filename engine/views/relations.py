@@ -258,16 +258,18 @@ class ConditionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         children: how many.
         necessity: the smallest of the children's P(parent | child).
-        overlap: tokens of the parent shared by children, Σ_t max(0, children active − 1) / n_p.
-        exclusive: "shown" when even the upper end of the overlap is within the bound that was asked for; "bounded" when only the
-            lower end is: counts within one layer are not kept.
+        shared: of two children within the parent, the largest overlap over the tokens of the smaller one.
+        exclusive: "shown" when even the upper end of `shared` is within the bound that was asked for; "bounded" when only the lower
+            end is: counts within one layer are not kept.
+        overlap: tokens of the parent shared by children, Σ_t max(0, children active − 1) / n_p; at least Σ_c n_pc / n_p − 1.
         coverage: tokens of the parent at which a child is active, as a share of n_p.
     """
 
     children: int
     necessity: float
-    overlap: BoundsAnswer
+    shared: BoundsAnswer
     exclusive: Literal["shown", "bounded"]
+    overlap: BoundsAnswer
     coverage: BoundsAnswer
 
 
