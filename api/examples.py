@@ -301,7 +301,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "published_k": 20,
         "published_min_support": 10,
         "by_measure": {"matched": 790, "total": 561.3, "candidates": 1_412},
-        "data_free": {"matched": 1_024, "total": 803.4, "candidates": 31_870, "vectors": "folded"},
+        "data_free": {"matched": 1_024, "total": 803.4, "candidates": 1_048_576, "vectors": "folded"},
         "data_free_reason": None,
         "agreement": {"both": 790, "same": 421, "share": 0.5329},
         "total": 790,

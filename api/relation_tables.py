@@ -79,7 +79,13 @@ def specializations(answer: Any) -> RenderableType:
         table.add_row(item["parent"], number(item["count"]), children, *ends)
     parts: list[RenderableType] = [head]
     if answer["items"]:
-        parts += [table, Text("shared: of the smaller of two children, what the other has too; at least and at most", style="dim")]
+        parts += [
+            table,
+            Text(
+                "shared: what two children have in common, of the smaller one, at least and at most. Not shown: a candidate.",
+                style="dim",
+            ),
+        ]
     return Group(*parts, *_rest(answer))
 
 

@@ -126,7 +126,8 @@ async def specializations(
     """A parent and at least two children in a later layer that imply it, exclude each other and cover it together.
 
     Counts within one layer are not kept, so what children share, overlap and coverage are bounds: `exclusive` is "shown" where
-    the upper bound of `shared` is within `max_overlap`, and "bounded" where only the lower one is. Those that are shown come first.
+    the upper bound of `shared` is within `max_overlap`, and "bounded" where only the lower one is. Those that are shown come first;
+    the others are candidates, whose children may well overlap.
     """
     for name, value in (("threshold", threshold), ("coverage", coverage)):
         if not 0 < value <= 1:

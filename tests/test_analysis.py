@@ -326,3 +326,15 @@ def test_layers_of_which_one_is_folded_are_matched_by_cosine(rig: Rig, tmp_path:
 def test_a_feature_without_a_direction_is_matched_to_nobody() -> None:
     up = np.array([[1, 0], [0, 0]], np.float32)
     assert match(up, np.eye(2, dtype=np.float32), "cosine").partner.tolist() == [0, -1]
+
+
+def test_large_layers_are_matched_over_the_nearest_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    up = rng.normal(size=(60, 8)).astype(np.float32)
+    order = rng.permutation(60)
+    down = up[order] + rng.normal(scale=0.1, size=(60, 8)).astype(np.float32)
+    every = match(up, down, "folded")
+    monkeypatch.setattr("engine.analysis.decoders.DENSE_CELLS", 100)
+    nearest = match(up, down, "folded")
+    assert (order[nearest.partner] == np.arange(60)).all() and (nearest.partner == every.partner).all()
+    assert nearest.total == pytest.approx(every.total, rel=1e-5) and nearest.candidates < every.candidates == 3_600

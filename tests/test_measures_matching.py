@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from engine.measures.matching import agreement, assign, nearest
+from engine.measures.matching import agreement, assign, assign_all, nearest
 
 EMPTY = np.empty(0, np.int32)
 
@@ -33,6 +33,10 @@ def test_the_assignment_has_the_largest_total_weight(sizes: tuple[int, int], den
     chosen = assign(up.astype(np.int32), down.astype(np.int32), weight[up, down], sizes)
     assert len(set(up[chosen])) == len(set(down[chosen])) == len(chosen)
     assert (weight[up[chosen], down[chosen]] > 0).all()
+    partner = assign_all(weight)
+    paired = np.flatnonzero(partner >= 0)
+    assert len(set(partner[paired])) == len(paired) and (weight[paired, partner[paired]] > 0).all()
+    assert weight[paired, partner[paired]].sum() == pytest.approx(weight[up[chosen], down[chosen]].sum())
     best = linear_sum_assignment(np.maximum(weight, 0), maximize=True)
     assert weight[up[chosen], down[chosen]].sum() == pytest.approx(np.maximum(weight, 0)[best].sum())
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from engine.encoder.decoder_file import Vectors, read_decoder
 from engine.encoder.description import RunDescription
-from engine.measures.matching import assign, nearest
+from engine.measures.matching import assign, assign_all, nearest
+from engine.views.records import DENSE_CELLS
 
 Pair = tuple[int, int]
 
 _K = 20
-# Edges × features that the assignment may take, see `engine.analysis.answers`: at 24,576 features 3 partners each.
+# Of larger layers: edges × features that the assignment may take, as in `engine.analysis.answers`. 3 partners at 24,576 features.
 _WORK = 4_000_000_000
 
 
@@ -57,8 +58,14 @@ class Decoders:
 
 
 def match(up: np.ndarray, down: np.ndarray, kind: Vectors) -> DecoderMatching:
-    """Match decoder vectors, float32 `[Du, d_model]` and `[Dd, d_model]`, by their nearest candidates."""
+    """Match decoder vectors, float32 `[Du, d_model]` and `[Dd, d_model]`: over all pairs of small layers, else over the nearest
+    candidates of each feature."""
     sizes = len(up), len(down)
+    if sizes[0] * sizes[1] <= DENSE_CELLS:
+        products = up.astype(np.float64) @ down.T.astype(np.float64)
+        partner = assign_all(products)
+        paired = np.flatnonzero(partner >= 0)
+        return DecoderMatching(partner, kind, float(products[paired, partner[paired]].sum()), products.size)
     k = max(1, min(_K, _WORK // (sum(sizes) * max(sizes))))
     candidates = nearest(up, down, k)
     chosen = assign(candidates.up, candidates.down, candidates.product, sizes)

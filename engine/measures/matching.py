@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
@@ -56,6 +57,23 @@ def assign(up: np.ndarray, down: np.ndarray, weight: np.ndarray, sizes: tuple[in
     order = np.argsort(ids)
     wanted = chosen_row[real].astype(np.int64) * m + chosen_column[real]
     return np.sort(useful[order[np.searchsorted(ids, wanted, sorter=order)]])
+
+
+def assign_all(weight: np.ndarray) -> np.ndarray:
+    """The same over all pairs of two layers, for small ones: 0.1 s at 1,024 × 1,024, and 8 bytes a pair.
+
+    Args:
+        weight: float `[Du, Dd]`, finite.
+
+    Returns:
+        int64 `[Du]`: the partner of every upstream feature, −1 without one.
+    """
+    gain = np.maximum(weight, 0.0)
+    rows, columns = linear_sum_assignment(gain, maximize=True)
+    paired = gain[rows, columns] > 0
+    partner = np.full(len(weight), -1, np.int64)
+    partner[rows[paired]] = columns[paired]
+    return partner
 
 
 class Candidates(NamedTuple):

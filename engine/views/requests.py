@@ -153,7 +153,7 @@ async def exchange(client: redis.asyncio.Redis, keys: Keys, queue: str, envelope
     waiting = cast(int, await client.rpush(queue, packed))
     if waiting > MOST_WAITING:
         await client.lrem(queue, -1, packed)  # type: ignore[misc]  # redis-py types it as sync or async
-        raise NotReady(f"{waiting - 1:,} requests wait for {answering} already", retry_after=2)
+        raise NotReady(f"{waiting - 1:,} live requests wait for {answering} already", retry_after=2)
     while (left := envelope.deadline - time.time()) > 0:
         try:
             found = await client.blpop([keys.reply(envelope.id)], timeout=min(_SLICE_SECONDS, max(0.01, left)))  # type: ignore[misc]
