@@ -17,17 +17,13 @@ from api.run import Run
 from engine.errors import BadInput, BadValue, NotReady
 from engine.settings import Settings
 from engine.views.reader import Views
+from engine.views.relation_answers import KINDS, FlowAnswer, LineagesAnswer, MatchingAnswer, SpecializationsAnswer
 from engine.views.relations import (
-    KINDS,
-    FlowAnswer,
     FlowRequest,
-    LineagesAnswer,
     LineagesRequest,
-    MatchingAnswer,
     MatchingRequest,
     Page,
     RelationRequest,
-    SpecializationsAnswer,
     SpecializationsRequest,
     ask,
     pair_of,

@@ -29,7 +29,8 @@ from engine.views.connection import connect
 from engine.views.keys import Keys
 from engine.views.records import Snapshot
 from engine.views.redis_server import PrivateRedis
-from engine.views.relations import AnalysisEnvelope, FlowAnswer, FlowRequest, Page
+from engine.views.relation_answers import FlowAnswer
+from engine.views.relations import AnalysisEnvelope, FlowRequest, Page
 from engine.views.requests import open_reply
 from tests.relation_graphs import counts_of, graph_from
 

@@ -17,7 +17,7 @@ from api_rig import Api, api_process, problem, settings_for
 from api import answers, health
 from api.examples import ANSWERS, PROBLEM
 from api.problems import Problem
-from engine.views import relations
+from engine.views import relation_answers as relations
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.requests import ContextsAnswer
 

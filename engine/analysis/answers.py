@@ -21,8 +21,7 @@ from engine.measures.relations import FeatureGraph, FlowSide, Lineage, Pair
 from engine.measures.specialization import MIN_SHARE, Specialization, specializations
 from engine.views.answers import CountsAnswer, name, snapshot_answer
 from engine.views.records import DENSE_CELLS
-from engine.views.relations import (
-    MOST_ITEMS,
+from engine.views.relation_answers import (
     AgreementAnswer,
     BoundsAnswer,
     ChildAnswer,
@@ -33,25 +32,22 @@ from engine.views.relations import (
     FlowItemAnswer,
     FlowLayerAnswer,
     FlowPairAnswer,
-    FlowRequest,
     GroupAnswer,
     LengthAnswer,
     LineageAnswer,
     LineagesAnswer,
-    LineagesRequest,
     LinkAnswer,
     ListsAnswer,
     MassAnswer,
     MatchAnswer,
     MatchedAnswer,
     MatchingAnswer,
-    MatchingRequest,
     SpanAnswer,
     SpecializationAnswer,
     SpecializationsAnswer,
-    SpecializationsRequest,
     WeakestAnswer,
 )
+from engine.views.relations import MOST_ITEMS, FlowRequest, LineagesRequest, MatchingRequest, SpecializationsRequest
 
 MOST_ASSIGNMENT_WORK = 4_000_000_000
 """Edges × features of the larger side. The assignment takes some 5 ns of each (measured: 163,000 edges of 4,096 features in 2.0 s,
