@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from api import tables
+from api import relation_tables, tables
 from api.client import Client, chunks, media_type
 from engine.errors import BadInput, NotReady, SaestreamError
 from engine.settings import load
@@ -191,6 +191,77 @@ def compare(
         else:
             up, down = _pair(edges, "--edges")
             console.print(tables.compared(client.get("/v1/compare/edges", a=a, b=b, up=up, down=down, measure=measure, limit=k)))
+
+
+@app.command()
+def flow(
+    measure: Annotated[str, typer.Option(help="measure of a pair")] = "pearson",
+    threshold: Annotated[float | None, typer.Option(help="a feature passes at this value or above; 0.4 by default")] = None,
+    min_support: Annotated[int | None, typer.Option(help="smallest joint count; what is published by default")] = None,
+    pair: Annotated[str | None, typer.Option(help="one layer pair, e.g. 3-4")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="list the features of --pair that passed, disappeared, passed_into or appeared")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="how many of them")] = 20,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """What passes from layer to layer, appears and disappears, among live features and all."""
+    with _patient(url) as client:
+        answer = client.get(
+            "/v1/flow", measure=measure, threshold=threshold, min_support=min_support, pair=pair, kind=kind, limit=limit
+        )
+    console.print(relation_tables.flow(answer))
+
+
+@app.command()
+def lineages(
+    feature: Annotated[str | None, typer.Argument(help="layer:index: only the lineage that it is part of")] = None,
+    measure: Annotated[str, typer.Option(help="measure of a link")] = "pearson",
+    threshold: Annotated[float | None, typer.Option(help="smallest value of a link; 0.4 by default")] = None,
+    min_support: Annotated[int | None, typer.Option(help="smallest joint count; what is published by default")] = None,
+    min_length: Annotated[int, typer.Option(help="layers, at least")] = 2,
+    limit: Annotated[int, typer.Option(help="how many to show, the longest first")] = 20,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Features that live on over layers: each other's best partner from birth to death."""
+    with _patient(url) as client:
+        answer = client.get(
+            "/v1/lineages",
+            feature=feature,
+            measure=measure,
+            threshold=threshold,
+            min_support=min_support,
+            min_length=min_length,
+            limit=limit,
+        )
+    console.print(relation_tables.lineages(answer))
+
+
+@app.command()
+def specializations(
+    threshold: Annotated[float, typer.Option(help="smallest necessity of each child")] = 0.8,
+    coverage: Annotated[float, typer.Option(help="smallest share of the parent that the children cover together")] = 0.8,
+    max_overlap: Annotated[float, typer.Option(help="largest part of a child that another child shares")] = 0.1,
+    min_support: Annotated[int | None, typer.Option(help="smallest joint count; what is published by default")] = None,
+    limit: Annotated[int, typer.Option(help="how many to show, the most certain first")] = 20,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Features that are shared out among several features of the next layer."""
+    with _patient(url) as client:
+        answer = client.get(
+            "/v1/specializations",
+            threshold=threshold,
+            coverage=coverage,
+            max_overlap=max_overlap,
+            min_support=min_support,
+            limit=limit,
+        )
+    console.print(relation_tables.specializations(answer))
+
+
+def _patient(url: str) -> Client:
+    """A client that waits as long as the server does for its analysis worker."""
+    return Client(url, timeout=75.0)
 
 
 def _send(client: Client, progress: Progress, path: Path, kind: str, corpus: str, key: str | None) -> Any:

@@ -40,6 +40,8 @@ PARAMETERS: dict[str, Any] = {
     "a": "python-docs",
     "b": "tutorial",
     "corpus": "python-docs",
+    "pair": "3-4",
+    "feature": "3:17",
 }
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
@@ -84,6 +86,17 @@ _VALUES = {
     "decoder_cosine": 0.8829,
 }
 _COUNTS = {"up": 1_973, "down": 1_900, "joint": 1_781}
+_LINK = {"up": "3:17", "down": "4:99", "counts": _COUNTS, "estimate": 0.9707, "measures": _VALUES}
+_LISTS = {"published_k": 20, "min_support": 10, "undecided": 0}
+
+
+def _flow_group(count: int, live: int, of_all: int) -> dict[str, Any]:
+    return {
+        "live": {"count": count, "share": round(count / live, 4)},
+        "all": {"count": of_all, "share": round(of_all / 1_024, 4)},
+    }
+
+
 _CONTEXT = {
     "feature": "3:17",
     "activation": 6.21,
@@ -278,6 +291,129 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "limit": 100_000,
         "next": None,
         "snapshot": _LIVE,
+    },
+    ("get", "/v1/flow"): {
+        "measure": "pearson",
+        "threshold": 0.4,
+        "min_support": 10,
+        "lists": _LISTS,
+        "pairs": [
+            {
+                "up": {"layer": 3, "features": 1_024, "live": 1_013, "dead": 11, "rare": 4, "undecided": 0},
+                "down": {"layer": 4, "features": 1_024, "live": 1_017, "dead": 7, "rare": 2, "undecided": 0},
+                "passed": _flow_group(812, 1_013, 812),
+                "disappeared": _flow_group(201, 1_013, 212),
+                "passed_into": _flow_group(799, 1_017, 799),
+                "appeared": _flow_group(218, 1_017, 225),
+            }
+        ],
+        "kind": "passed",
+        "items": [{"feature": "3:17", "count": 1_973, "best": _LINK}],
+        "total": 812,
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
+        "snapshot": SNAPSHOT,
+    },
+    ("get", "/v1/lineages"): {
+        "measure": "pearson",
+        "threshold": 0.4,
+        "min_support": 10,
+        "lists": _LISTS,
+        "path": [[3, 4]],
+        "lengths": [{"length": 1, "count": 518}, {"length": 2, "count": 756}],
+        "spans": [
+            {"birth": 3, "death": 3, "count": 257},
+            {"birth": 3, "death": 4, "count": 756},
+            {"birth": 4, "death": 4, "count": 261},
+        ],
+        "total": 756,
+        "items": [
+            {
+                "birth": 3,
+                "death": 4,
+                "length": 2,
+                "features": [
+                    {
+                        "feature": "3:17",
+                        "count": 1_973,
+                        "sum": 4_660.0,
+                        "sum_of_squares": 13_980.0,
+                        "share_of_sum": 0.466,
+                        "share_of_squares": 0.4,
+                    },
+                    {
+                        "feature": "4:99",
+                        "count": 1_900,
+                        "sum": 5_340.0,
+                        "sum_of_squares": 20_970.0,
+                        "share_of_sum": 0.534,
+                        "share_of_squares": 0.6,
+                    },
+                ],
+                "links": [_LINK],
+                "weakest": {"up": "3:17", "down": "4:99", "estimate": 0.9707},
+            }
+        ],
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
+        "snapshot": SNAPSHOT,
+    },
+    ("get", "/v1/specializations"): {
+        "measure": "necessity",
+        "threshold": 0.8,
+        "coverage": 0.8,
+        "max_overlap": 0.1,
+        "min_share": 0.05,
+        "min_support": 10,
+        "lists": _LISTS,
+        "total": 23,
+        "shown": 4,
+        "items": [
+            {
+                "parent": "3:40",
+                "count": 4_000,
+                "layer": 3,
+                "children_layer": 4,
+                "children": [
+                    {
+                        "feature": "4:12",
+                        "counts": {"up": 4_000, "down": 2_300, "joint": 2_200},
+                        "necessity": 0.9565,
+                        "share": 0.55,
+                    },
+                    {
+                        "feature": "4:731",
+                        "counts": {"up": 4_000, "down": 1_480, "joint": 1_400},
+                        "necessity": 0.9459,
+                        "share": 0.35,
+                    },
+                ],
+                "conditions": {
+                    "children": 2,
+                    "necessity": 0.9459,
+                    "shared": {"lower": 0.0, "upper": 0.09},
+                    "exclusive": "shown",
+                    "overlap": {"lower": 0.0, "upper": 0.0315},
+                    "coverage": {"lower": 0.87, "upper": 0.9},
+                },
+            }
+        ],
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
+        "snapshot": SNAPSHOT,
+    },
+    ("get", "/v1/matching"): {
+        "pair": [3, 4],
+        "measure": "pearson",
+        "threshold": 0.4,
+        "min_support": 10,
+        "published_k": 20,
+        "published_min_support": 10,
+        "by_measure": {"matched": 790, "total": 561.3, "candidates": 1_412},
+        "data_free": {"matched": 1_024, "total": 803.4, "candidates": 1_048_576, "vectors": "folded"},
+        "data_free_reason": None,
+        "agreement": {"both": 790, "same": 421, "share": 0.5329},
+        "total": 790,
+        "items": [{**_LINK, "data_free": "4:99"}],
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
+        "snapshot": SNAPSHOT,
     },
     ("get", "/v1/convergence"): {
         "pairs": [[3, 4]],

@@ -62,6 +62,13 @@ class Calibrating(Conflict):
     retry_after = 5
 
 
+class Gone(SaestreamError):
+    """A page of a list that is not kept any more."""
+
+    status = 410
+    title = "Gone"
+
+
 class TooLarge(SaestreamError):
     """A document or body over its limit."""
 

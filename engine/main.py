@@ -33,6 +33,7 @@ from engine.corpus.tokenizer import DocumentTokenizer
 from engine.counts.checkpoint import Checkpoints, Cursor, require_same_run
 from engine.counts.shape import RunShape
 from engine.counts.state import State
+from engine.encoder.decoder_file import DECODERS, write_decoders
 from engine.encoder.description import RunDescription
 from engine.encoder.encoder import ModelEncoder
 from engine.encoder.pushed import PushedActivations
@@ -105,6 +106,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     shape = RunShape.of(description.dictionaries, settings.pairs, everywhere, settings.device)
     run = fingerprint(description, shape, settings)
     describe_run(settings.data_dir / "run.json", description, run)
+    if isinstance(encoder, ModelEncoder):
+        write_decoders(settings.data_dir / DECODERS, encoder.saes, description.fingerprint)
     inbox, corpus = Inbox(settings.data_dir / "inbox"), CorpusLog(settings.data_dir / "log")
     uploads = Uploads(inbox, corpus)
     cosines = DecoderCosines(encoder.decoder_directions if isinstance(encoder, ModelEncoder) else None, shape.pairs)

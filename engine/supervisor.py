@@ -1,9 +1,10 @@
 """`saestream serve`: a small process that owns the others and imports nothing heavy.
 
 1. Take the lock on the data directory, see that the port is free.
-2. Start the private Redis (or reach the one that was given), then the engine and the API as children.
+2. Start the private Redis (or reach the one that was given), then the engine, the API and the analysis
+   worker as children.
 3. Restart what dies, later each time; stop everything when a child says that its configuration can't work.
-4. SIGTERM or SIGINT: the engine first (it saves a checkpoint), then the API, then Redis.
+4. SIGTERM or SIGINT: the engine first (it saves a checkpoint), then the others, then Redis.
 
 When this process is killed, even with SIGKILL, its children are killed by the kernel (`PR_SET_PDEATHSIG`, which fires when the
 *thread* that forked ends: children are started from the main thread only).
@@ -42,6 +43,9 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "85
 # OpenMP's threads spin while they wait for each other. Beside any other load that takes the core from the thread they wait for: 80
 # tokens/s beside two busy processes on 2 cores, 2,300 with threads that sleep.
 _OPENMP = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+# The analysis worker takes what is left of one core, not of all.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 _STOP_SECONDS = 60.0  # a checkpoint at GPT-2 size takes tens of seconds
 _LONGEST_PAUSE = 30.0  # seconds between restarts, at most
@@ -155,7 +159,7 @@ class Child:
 
 
 class Supervisor:
-    """Owns Redis, engine and API of one data directory."""
+    """Owns Redis, engine, API and analysis worker of one data directory."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -183,6 +187,7 @@ class Supervisor:
             children = [
                 Child("engine", "engine.main", {**_MALLOC, **_OPENMP, **environment, "TOKENIZERS_PARALLELISM": "false"}),
                 Child("API", "api.server", environment),
+                Child("analysis", "engine.analysis.main", {**environment, **_ONE_THREAD}),
             ]
             if on_start:
                 on_start()

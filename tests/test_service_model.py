@@ -12,13 +12,17 @@ import msgspec
 import numpy as np
 import pytest
 import redis
+from safetensors.numpy import load_file
+from scipy.optimize import linear_sum_assignment
 
 from engine.counts.checkpoint import Checkpoints
 from engine.counts.state import State
+from engine.demo import text
 from engine.demo.text import CORPORA, sample_documents
 from engine.encoder.description import RunDescription
 from tests.service import Service, eventually, serving
 
+DEMO = Path(text.__file__).parent
 TEXT = {corpus: [row.text for row in sample_documents() if row.package == corpus] for corpus in CORPORA}
 QUICK_CHECKPOINTS = {"SAESTREAM_CHECKPOINT_INTERVAL": "0"}
 
@@ -68,6 +72,26 @@ def test_a_second_corpus_fed_while_the_first_is_running_is_all_counted(service: 
     assert corpora["again"]["tokens_counted"] == 3 * corpora[CORPORA[0]]["tokens_counted"]
     assert corpora[CORPORA[0]]["tokens_counted"] + corpora[CORPORA[1]]["tokens_counted"] == straight.tokens
     assert service.get("/v1/status")["tokens"] == sum(item["tokens_counted"] for item in corpora.values())
+
+
+def test_the_matching_by_decoders_is_the_dense_assignment_of_folded_decoder_rows(service: Service) -> None:
+    layers = service.get("/v1/status")["layers"]
+    answer = service.get("/v1/matching", pair="3-4", limit=1000)
+    folded = []
+    for layer in (3, 4):
+        weights = load_file(DEMO / "saes" / layers[layer]["hook"] / "sae_weights.safetensors")
+        folded.append(weights["W_dec"].astype(np.float64) * weights["threshold"].astype(np.float64)[:, None])
+    products = np.maximum(folded[0] @ folded[1].T, 0)
+    rows, columns = linear_sum_assignment(products, maximize=True)
+    best = {f"3:{i}": f"4:{j}" for i, j in zip(rows, columns, strict=True) if products[i, j] > 0}
+    found = answer["data_free"]
+    assert (found["vectors"], answer["data_free_reason"]) == ("folded", None)
+    assert found["total"] == pytest.approx(products[rows, columns].sum(), rel=1e-6)
+    assert found["matched"] == len(best) and found["candidates"] == products.size
+    assert len(answer["items"]) > 20
+    assert all(item["data_free"] == best.get(item["up"]) for item in answer["items"])
+    agreed = [item["data_free"] == item["down"] for item in answer["items"] if item["data_free"]]
+    assert answer["agreement"] == {"both": len(agreed), "same": sum(agreed), "share": pytest.approx(np.mean(agreed))}
 
 
 def test_wiping_redis_under_the_running_engine_brings_every_view_back(service: Service) -> None:

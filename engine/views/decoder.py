@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DENSE_CELLS = 1 << 22
-"""A layer pair of at most so many cells keeps all its cosines (16 MiB as float32; the demo's pairs have 2^20) and can be ranked by
-them. At 24,576 × 24,576 they would be 2.4 GB a pair and 1 TFLOP."""
+from engine.views.records import DENSE_CELLS
 
 _CHUNK_PAIRS = 1 << 14  # directions gathered at a time: 2 × 50 MB at d_model 768
 

@@ -51,6 +51,11 @@ class Keys:
         """List: the queue of live requests from the API to the engine."""
         return f"{self.prefix}requests"
 
+    @property
+    def analysis(self) -> str:
+        """List: the queue of requests from the API to the analysis worker."""
+        return f"{self.prefix}analysis"
+
     def reply(self, request: str) -> str:
         """List of one element: the answer to a live request, gone after a minute."""
         return f"{self.prefix}reply:{request}"

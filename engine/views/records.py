@@ -51,6 +51,10 @@ CONTEXT = np.dtype([("position", "<i8"), ("value", "<f4")])
 CONTEXTS = 8
 """Contexts of a feature, at most: as many activations as the engine keeps of each, one per document (`engine.counts.strongest`)."""
 
+DENSE_CELLS = 1 << 22
+"""A layer pair of at most so many cells keeps all its cosines (16 MiB as float32; the demo's pairs have 2^20) and can be ranked by
+them. At 24,576 × 24,576 they would be 2.4 GB a pair and 1 TFLOP."""
+
 Direction = Literal["downstream", "upstream"]
 DIRECTIONS: tuple[Direction, ...] = ("downstream", "upstream")
 

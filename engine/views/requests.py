@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import redis.asyncio
@@ -182,6 +182,7 @@ LiveAnswer = (
     | PinAnswer
     | PinnedAnswer
 )
+Opened = TypeVar("Opened", bound=msgspec.Struct)
 _ANSWERS: dict[type, type] = {
     SimilarityRequest: SimilarityAnswer,
     NeighborsRequest: NeighborsAnswer,
@@ -211,25 +212,39 @@ async def ask(client: redis.asyncio.Redis, keys: Keys, request: LiveRequest, tim
         SaestreamError: what the engine answered with.
         redis.RedisError: Redis is away.
     """
-    deadline = time.time() + timeout
-    envelope = Envelope(id=secrets.token_hex(8), deadline=deadline, request=request)
+    envelope = Envelope(id=secrets.token_hex(8), deadline=time.time() + timeout, request=request)
+    return open_reply(await exchange(client, keys, keys.requests, envelope, timeout, "the engine"), _ANSWERS[type(request)])
+
+
+async def exchange(client: redis.asyncio.Redis, keys: Keys, queue: str, envelope: Any, timeout: float, answering: str) -> bytes:
+    """Put an envelope (a struct with `id` and `deadline`) onto a queue, and wait for the packed `Reply` to it.
+
+    Args:
+        queue: the key of the list.
+        timeout: seconds from now until the deadline, for the message.
+        answering: who answers, for messages.
+
+    Raises:
+        NotReady: no answer before the deadline, or too many wait already.
+        redis.RedisError: Redis is away.
+    """
     packed = msgspec.msgpack.encode(envelope)
-    waiting = cast(int, await client.rpush(keys.requests, packed))
+    waiting = cast(int, await client.rpush(queue, packed))
     if waiting > MOST_WAITING:
-        await client.lrem(keys.requests, -1, packed)  # type: ignore[misc]  # redis-py types it as sync or async
-        raise NotReady(f"{waiting - 1:,} live requests wait for the engine already", retry_after=2)
-    while (left := deadline - time.time()) > 0:
+        await client.lrem(queue, -1, packed)  # type: ignore[misc]  # redis-py types it as sync or async
+        raise NotReady(f"{waiting - 1:,} live requests wait for {answering} already", retry_after=2)
+    while (left := envelope.deadline - time.time()) > 0:
         try:
             found = await client.blpop([keys.reply(envelope.id)], timeout=min(_SLICE_SECONDS, max(0.01, left)))  # type: ignore[misc]
         except RedisTimeout:
             found = None
         if found:
-            return _open(cast(bytes, found[1]), request)
-    await client.lrem(keys.requests, -1, packed)  # type: ignore[misc]
-    raise NotReady(f"the engine did not answer within {timeout:g} s: it is starting, or has stopped")
+            return cast(bytes, found[1])
+    await client.lrem(queue, -1, packed)  # type: ignore[misc]
+    raise NotReady(f"{answering} did not answer within {timeout:g} s: it is starting, busy, or has stopped")
 
 
-def pack_answer(answer: LiveAnswer) -> bytes:
+def pack_answer(answer: msgspec.Struct) -> bytes:
     """A reply that holds an answer."""
     return msgspec.msgpack.encode(Reply(answer=msgspec.Raw(msgspec.msgpack.encode(answer))))
 
@@ -239,9 +254,14 @@ def pack_error(error: SaestreamError) -> bytes:
     return msgspec.msgpack.encode(Reply(error=type(error).__name__, message=error.message))
 
 
-def _open(packed: bytes, request: LiveRequest) -> Any:
+def open_reply(packed: bytes, answer: type[Opened]) -> Opened:
+    """The answer of a packed reply, of this type.
+
+    Raises:
+        SaestreamError: what was answered instead.
+    """
     reply = msgspec.msgpack.decode(packed, type=Reply)
     if reply.error is None:
-        return msgspec.msgpack.decode(reply.answer, type=_ANSWERS[type(request)])
+        return msgspec.msgpack.decode(reply.answer, type=answer)
     kind = getattr(errors, reply.error, SaestreamError)
     raise kind(reply.message)

@@ -80,3 +80,18 @@ for at = 2, #KEYS do
 end
 return found
 """
+
+# KEYS: feature…   ARGV: order   → the newest record of each at or below that order; false where it is gone or never was
+READ_AT = """
+local order = ARGV[1]
+local found = {}
+for at = 1, #KEYS do
+  local have = redis.call('HMGET', KEYS[at], 'v0', 'v1')
+  local first, second = have[1] or '~', have[2] or '~'
+  local slot = false
+  if first <= order then slot = '0' end
+  if second <= order and (not slot or second > first) then slot = '1' end
+  found[at] = slot and redis.call('HGET', KEYS[at], slot)
+end
+return found
+"""

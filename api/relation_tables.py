@@ -1,0 +1,107 @@
+"""Answers about relations as tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from api.tables import MEASURE_NAMES, number, right
+
+
+def flow(answer: Any) -> RenderableType:
+    """`GET /v1/flow`."""
+    columns = ("passed", "disappeared", "passed_into", "appeared")
+    table = Table("layers", *(right(name.replace("_", " ")) for name in columns), box=None, header_style="bold")
+    for pair in answer["pairs"]:
+        table.add_row(f"{pair['up']['layer']} → {pair['down']['layer']}", *(_group(pair[name]) for name in columns))
+    parts: list[RenderableType] = [_head(answer), table]
+    parts.append(Text("count and share of live features, in brackets of all (dead ones never pass)", style="dim"))
+    if (undecided := answer["lists"]["undecided"]) != 0:
+        parts.append(Text(f"{number(undecided)} features without a listed partner may have one outside of the lists", style="dim"))
+    if answer["items"] is not None:
+        parts.append(_flow_items(answer))
+    return Group(*parts)
+
+
+def _group(group: Any) -> str:
+    live, every = group["live"], group["all"]
+    if live["share"] is None:
+        return f"{number(live['count'])} ({every['share']:.1%})"
+    return f"{number(live['count'])}  {live['share']:.1%} ({every['share']:.1%})"
+
+
+def _flow_items(answer: Any) -> RenderableType:
+    table = Table(answer["kind"].replace("_", " "), right("fires"), "partner", box=None, header_style="bold")
+    for title in (_measure(answer), "joint"):
+        table.add_column(title, justify="right")
+    for item in answer["items"]:
+        best = item["best"]
+        if best is None:
+            table.add_row(item["feature"], number(item["count"]), "none", "", "")
+        else:
+            partner = best["down"] if best["up"] == item["feature"] else best["up"]
+            table.add_row(
+                item["feature"], number(item["count"]), partner, number(best["estimate"]), number(best["counts"]["joint"])
+            )
+    return Group(table, *_rest(answer))
+
+
+def lineages(answer: Any) -> RenderableType:
+    """`GET /v1/lineages`."""
+    lengths = ", ".join(f"{number(row['count'])} of {row['length']}" for row in answer["lengths"])
+    parts: list[RenderableType] = [_head(answer), Text(f"lineages by layers: {lengths or 'none'}")]
+    table = Table("lineage", right("layers"), right(f"weakest {_measure(answer)}"), "share of Σa", box=None, header_style="bold")
+    for row in answer["items"]:
+        features = " → ".join(feature["feature"] for feature in row["features"])
+        shares = " ".join("–" if one["share_of_sum"] is None else f"{one['share_of_sum']:.0%}" for one in row["features"])
+        table.add_row(features, f"{row['birth']}–{row['death']}", number(row["weakest"]["estimate"]), shares)
+    return Group(*parts, *([table] if answer["items"] else []), *_rest(answer))
+
+
+def specializations(answer: Any) -> RenderableType:
+    """`GET /v1/specializations`."""
+    head = Text.assemble(
+        (f"{number(answer['total'])} specialisations", "bold"),
+        f", {number(answer['shown'])} of them shown to be exclusive; necessity ≥ {answer['threshold']:g}, coverage ≥ "
+        f"{answer['coverage']:g}, shared ≤ {answer['max_overlap']:g}, joint ≥ {answer['min_support']}, "
+        f"{number(answer['snapshot']['tokens'])} tokens",
+    )
+    table = Table("parent", right("fires"), "children (part of the parent, necessity)", box=None, header_style="bold")
+    for title in ("shared", "covers"):
+        table.add_column(title, justify="right")
+    for item in answer["items"]:
+        conditions = item["conditions"]
+        children = ", ".join(f"{one['feature']} ({one['share']:.0%}, {one['necessity']:.2f})" for one in item["children"])
+        ends = [f"{bounds['lower']:.0%}–{bounds['upper']:.0%}" for bounds in (conditions["shared"], conditions["coverage"])]
+        table.add_row(item["parent"], number(item["count"]), children, *ends)
+    parts: list[RenderableType] = [head]
+    if answer["items"]:
+        parts += [
+            table,
+            Text(
+                "shared: what two children have in common, of the smaller one, at least and at most. Not shown: a candidate.",
+                style="dim",
+            ),
+        ]
+    return Group(*parts, *_rest(answer))
+
+
+def _head(answer: Any) -> Text:
+    return Text.assemble(
+        (f"{_measure(answer)} ≥ {answer['threshold']:g}", "bold"),
+        f", joint ≥ {answer['min_support']}, {number(answer['snapshot']['tokens'])} tokens",
+    )
+
+
+def _measure(answer: Any) -> str:
+    measure: str = answer["measure"]
+    return MEASURE_NAMES.get(measure, measure)
+
+
+def _rest(answer: Any) -> list[RenderableType]:
+    """How many more there are."""
+    left = answer["total"] - len(answer["items"])
+    return [Text(f"… and {number(left)} more", style="dim")] if left else []

@@ -1,0 +1,154 @@
+"""A whole snapshot out of Redis, as the graph that relations are computed on.
+
+1. Take pointer and run description in one read: they belong together.
+2. Read every feature's record *at that version*, 100 a call, while the engine goes on publishing. Redis keeps two versions of a
+   record, so a version can be read until the next but one is being written; a record that is gone by then says so, and the read
+   begins again at the newest version. Nothing is unpacked before all of it is here, which keeps that window short.
+3. Unpack into arrays: a layer's counts, and per layer pair the union of both directions' lists, each pair of features once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+import numpy as np
+import redis
+
+from engine.encoder.description import RunDescription
+from engine.errors import NotReady
+from engine.measures.relations import Edges, FeatureGraph, LayerCounts, Pair
+from engine.views import scripts
+from engine.views.keys import Keys
+from engine.views.records import NEIGHBOR, ORDER_DIGITS, FeatureRecord, NeighborTable, Snapshot
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 100  # records of one call: more would hold up other readers for longer than 5 ms
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A snapshot that was read whole."""
+
+    snapshot: Snapshot
+    run: RunDescription
+    graph: FeatureGraph
+
+
+class SnapshotReader:
+    """Reads snapshots of one run's Redis."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, published_k: int, min_support: int) -> None:
+        """Client and keys of the run, and what its lists are published with."""
+        self._client = client
+        self._keys = keys
+        self._k = published_k
+        self._min_support = min_support
+        self._read_at = client.register_script(scripts.READ_AT)
+
+    def newest(self) -> tuple[Snapshot, str, bytes]:
+        """The newest snapshot, its order, and the packed description of its run.
+
+        Raises:
+            NotReady: nothing is published yet. redis.RedisError: Redis is away.
+        """
+        pointer, run = cast("list[bytes | None]", self._client.mget(self._keys.snapshot, self._keys.run))
+        if pointer is None or run is None:
+            raise NotReady("the engine has not published a snapshot yet")
+        return msgspec.msgpack.decode(pointer[ORDER_DIGITS:], type=Snapshot), pointer[:ORDER_DIGITS].decode(), run
+
+    def read(self) -> Whole:
+        """The newest snapshot, whole.
+
+        Raises:
+            NotReady: nothing is published yet, or each of three versions was replaced while it was read. redis.RedisError: Redis is
+                away.
+        """
+        for _ in range(_ATTEMPTS):
+            snapshot, order, packed = self.newest()
+            run = RunDescription.from_bytes(packed)
+            records = self._records(run.dictionaries, order)
+            if records is not None:
+                graph = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
+                return Whole(snapshot, run, graph)
+            log.info("snapshot %s was replaced while it was read", snapshot.version)
+        raise NotReady(f"{_ATTEMPTS} snapshots in a row were replaced while they were read: the machine is busy", retry_after=5)
+
+    def _records(self, dictionaries: Sequence[int], order: str) -> list[bytes] | None:
+        """The packed records of all features, layer by layer; None when one is not there at this version any more."""
+        names = [self._keys.feature(layer, index) for layer, size in enumerate(dictionaries) for index in range(size)]
+        records: list[bytes] = []
+        for start in range(0, len(names), _CHUNK):
+            found = cast("list[bytes | None]", self._read_at(keys=names[start : start + _CHUNK], args=[order]))
+            there = [record for record in found if record is not None]
+            if len(there) < len(found):
+                return None
+            records += there
+        return records
+
+
+@dataclass
+class _Rows:
+    """The rows of one layer pair and direction while they are gathered: whose they are, how many each has, and their bytes."""
+
+    owners: list[int]
+    lengths: list[int]
+    packed: list[memoryview]
+
+
+def graph_of(records: list[bytes], dictionaries: Sequence[int], tokens: int, k: int, min_support: int) -> FeatureGraph:
+    """The graph of a snapshot.
+
+    Args:
+        records: packed `FeatureRecord`s of all features, layer by layer; the list is emptied on the way, to save memory.
+        dictionaries: size of each layer.
+        tokens: N of the snapshot.
+        k, min_support: what the lists were published with.
+    """
+    layers = [LayerCounts(np.zeros(size, np.int64), np.zeros(size), np.zeros(size)) for size in dictionaries]
+    downstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], []))
+    upstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], []))
+    for record in _unpacked(records):
+        counts, at = layers[record.layer], record.index
+        counts.count[at], counts.sum[at], counts.sum_of_squares[at] = record.count, record.sum, record.sum_of_squares
+        for table in record.tables:
+            down = table.direction == "downstream"
+            pair = (record.layer, table.layer) if down else (table.layer, record.layer)
+            _gather((downstream if down else upstream)[pair], at, table)
+    edges = {pair: _union(downstream.pop(pair), upstream.pop(pair), dictionaries[pair[1]]) for pair in sorted(downstream)}
+    return FeatureGraph(tokens, layers, edges, k, min_support)
+
+
+def _unpacked(records: list[bytes]) -> Iterator[FeatureRecord]:
+    decode = msgspec.msgpack.Decoder(FeatureRecord).decode
+    records.reverse()
+    while records:
+        yield decode(records.pop())
+
+
+def _gather(rows: _Rows, owner: int, table: NeighborTable) -> None:
+    rows.owners.append(owner)
+    rows.lengths.append(len(table.packed) // NEIGHBOR.itemsize)
+    rows.packed.append(table.packed)
+
+
+def _union(downstream: _Rows, upstream: _Rows, width: int) -> Edges:
+    """Each pair of features that either list holds, once; both lists are from one state, so they say the same of it."""
+    sides = []
+    for rows in (downstream, upstream):
+        table = np.frombuffer(b"".join(rows.packed), NEIGHBOR)
+        rows.packed.clear()
+        owner = np.repeat(np.array(rows.owners, np.int64), rows.lengths)
+        up, down = (owner, table["index"]) if rows is downstream else (table["index"], owner)
+        ids = up.astype(np.int64) * width + down
+        sides.append((ids, table["joint"], table["product"], table["decoder_cosine"]))
+    ids, joint, product, cosine = (np.concatenate(column) for column in zip(*sides, strict=True))
+    ids, first = np.unique(ids, return_index=True)
+    up, down = np.divmod(ids, width)
+    return Edges(up.astype(np.int32), down.astype(np.int32), joint[first], product[first], cosine[first])
