@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from engine.counts.shape import RunShape
 from kernels import FeatureTotals, Runs, feature_totals, make_runs
+from kernels.cpu.threads import run_each
 
 if TYPE_CHECKING:
     from engine.corpus.segment import Piece
@@ -168,8 +170,12 @@ def _cluster_corpus(corpus: str, found: dict[ClusterKey, Cluster], tokens: _Toke
         found[key].tokens = int(length)
     carried = np.array([found[key].carried for key in keys], bool)
     row = np.where(carried, np.cumsum(carried) - 1, -1).astype(np.int32)
-    layers = []
-    for csr, threshold, width in zip(tokens.layers, shape.thresholds, shape.dictionaries, strict=True):
-        runs = make_runs(order, cluster_of, *csr, None if threshold is None else threshold.cpu().numpy(), width)
-        layers.append(LayerClusters(runs, feature_totals(runs, lengths, row)))
+
+    def layer(at: int) -> LayerClusters:
+        threshold = shape.thresholds[at]
+        limits = None if threshold is None else threshold.cpu().numpy()
+        runs = make_runs(order, cluster_of, *tokens.layers[at], limits, shape.dictionaries[at])
+        return LayerClusters(runs, feature_totals(runs, lengths, row))
+
+    layers = run_each([partial(layer, at) for at in range(len(shape.dictionaries))])
     return SegmentClusters(corpus, keys, tuple(found.values()), lengths, row, len(order), tuple(layers))

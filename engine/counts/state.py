@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
@@ -18,6 +19,7 @@ from engine.counts.shape import INT32_LIMIT, LayerPair, RunShape, Thresholds
 from engine.counts.strongest import Strongest
 from engine.counts.watched import Watched
 from engine.errors import DoesNotFit
+from kernels.cpu.threads import run_each
 
 if TYPE_CHECKING:
     from engine.corpus.segment import Piece
@@ -128,8 +130,7 @@ class State:
         self.segments_ended += 1
         self.ledger.finish(pieces)
         segment = cluster_segment(batches, pieces, positions, self.shape)
-        for part in self._parts:
-            part.end_segment(segment)
+        run_each([partial(part.end_segment, segment) for part in self._parts])
 
     def merge(self, other: State) -> None:
         """Add what another state of the same shape has counted; it stays as it is.

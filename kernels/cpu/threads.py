@@ -5,8 +5,9 @@ The compiled kernels release the GIL, so plain Python threads do. numba's own `p
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,17 @@ _pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread
 def threads_for(work: int, least: int) -> int:
     """How many threads `work` units are worth when one thread should have `least` of them; at most `torch.get_num_threads()`."""
     return max(1, min(torch.get_num_threads(), work // least))
+
+
+def run_each(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Runs many independent calls of about equal length, shared out over the threads; results in the order of the calls."""
+    threads = threads_for(len(calls), 1)
+    shares = run_split([partial(_run_all, calls[first::threads]) for first in range(threads)])
+    return [shares[at % threads][at // threads] for at in range(len(calls))]
+
+
+def _run_all(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    return [call() for call in calls]
 
 
 def run_split(parts: list[Callable[[], Result]]) -> list[Result]:
