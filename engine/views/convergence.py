@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -22,6 +23,7 @@ from engine.measures.moments import INFORMATIVE, Moments
 from engine.views.halves import LIST_LENGTH, compare_halves, mean_rbo
 from engine.views.newest_corpus import drift_of
 from engine.views.records import ConvergencePoint, ConvergenceRecord, FrequencyEffects
+from kernels.cpu.threads import run_each
 
 if TYPE_CHECKING:
     from engine.counts.state import State
@@ -73,10 +75,12 @@ class Convergence:
             return False
         tokens_a, tokens_b = state.ledger.tokens_by_half
         by_half = [part.by_half.cpu().numpy() for part in state.marginals]
-        found = [
-            compare_halves(state.pairs[up, down], by_half[up], by_half[down], (tokens_a, tokens_b))
-            for up, down in self._record.pairs
-        ]
+        found = run_each(
+            [
+                partial(compare_halves, state.pairs[up, down], by_half[up], by_half[down], (tokens_a, tokens_b))
+                for up, down in self._record.pairs
+            ]
+        )
         lists = [agreement.lists for agreement in found]
         same: list[float | None] = [None] * len(lists)
         if self._lists:

@@ -7,6 +7,7 @@ log and of the pins, and the pins lie in the data directory with the segment fro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from engine import durable
 from engine.errors import BadValue, DamagedFile
 from engine.views.ranking import Side, best_cells
 from engine.views.records import INTERVAL_MEASURES
+from kernels.cpu.threads import run_each
 
 if TYPE_CHECKING:
     from engine.counts.state import State
@@ -122,23 +124,19 @@ class Watch:
     def choose(self, state: State, position: int) -> None:
         """Choose anew from what is counted, for the clusters that begin at or behind a position in the log."""
         sides = [Side.of(part) for part in state.marginals]
-        for (up, down), watched in state.watched.items():
-            table = state.pairs[up, down]
-            width = len(sides[down].count)
-            best = best_cells(table, sides[up], sides[down], state.tokens, INTERVAL_MEASURES, LEADERS, MIN_SUPPORT)
-            by_rank = [ids[:, rank] for rank in range(LEADERS) for found in best for ids in (found.rows, found.columns)]
-            ids = np.concatenate(by_rank)
-            ids = ids[ids >= 0]
-            ids, first = np.unique(ids, return_index=True)
-            # Leaders before followers; among equals those with the most joint tokens, whose intervals come first.
-            rank = np.searchsorted(np.cumsum([np.count_nonzero(part >= 0) for part in by_rank]), first, side="right")
-            rank //= 2 * len(best)
-            i, j = np.divmod(ids, width)
-            order = np.lexsort((ids, -table.joint((i, j)), rank))
-            watched.choose(
-                i[order].astype(np.int32),
-                j[order].astype(np.int32),
-                position=position,
-                tokens=state.tokens,
-                limit=self._share,
-            )
+        run_each([partial(self._choose, state, pair, sides, position) for pair in state.watched])
+
+    def _choose(self, state: State, pair: tuple[int, int], sides: Sequence[Side], position: int) -> None:
+        up, down = pair
+        table, width = state.pairs[pair], len(sides[down].count)
+        best = best_cells(table, sides[up], sides[down], state.tokens, INTERVAL_MEASURES, LEADERS, MIN_SUPPORT)
+        by_rank = [ids[:, rank] for rank in range(LEADERS) for found in best for ids in (found.rows, found.columns)]
+        ids = np.concatenate(by_rank)
+        ids, first = np.unique(ids[ids >= 0], return_index=True)
+        # Leaders before followers; among equals those with the most joint tokens, whose intervals come first.
+        rank = np.searchsorted(np.cumsum([np.count_nonzero(part >= 0) for part in by_rank]), first, side="right")
+        rank //= 2 * len(best)
+        i, j = np.divmod(ids, width)
+        order = np.lexsort((ids, -table.joint((i, j)), rank))
+        i, j = i[order].astype(np.int32), j[order].astype(np.int32)
+        state.watched[pair].choose(i, j, position=position, tokens=state.tokens, limit=self._share)
