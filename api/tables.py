@@ -90,14 +90,23 @@ def feature_line(answer: Any) -> Text:
 def neighbors(answer: Any) -> RenderableType:
     """`GET /v1/features/{layer}/{index}/neighbors` in one direction."""
     measure = MEASURE_NAMES.get(answer["measure"], answer["measure"])
-    table = Table(answer["direction"], right(measure), right("joint"), right("fires"), box=None, header_style="bold")
+    table = Table(answer["direction"], right(measure), right("95 %"), right("joint"), right("fires"), box=None, header_style="bold")
     for row in answer["neighbors"]:
         counts = row["counts"]
         own = counts["down"] if answer["direction"] == "downstream" else counts["up"]
-        table.add_row(row["feature"], number(row["estimate"]), number(counts["joint"]), number(own))
+        table.add_row(row["feature"], number(row["estimate"]), _between(row), number(counts["joint"]), number(own))
     if not answer["neighbors"]:
         return Text(f"{answer['direction']}: no feature fires together with it often enough yet", style="dim")
+    if any(row["status"] == "heuristic" for row in answer["neighbors"]):
+        return Group(table, Text("~ from the counts alone, tempered: a heuristic", style="dim"))
     return table
+
+
+def _between(row: Any) -> str:
+    """The bounds of a neighbour; ~ marks those that are a heuristic."""
+    if row["lower"] is None:
+        return "–"
+    return f"{'~' if row['status'] == 'heuristic' else ''}{number(row['lower'])}–{number(row['upper'])}"
 
 
 def compared(answer: Any) -> RenderableType:

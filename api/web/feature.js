@@ -93,6 +93,12 @@ function context(found) {
   return element("div", { class: "context" }, element("small", {}, note), ...words);
 }
 
+function bounds(neighbor) {
+  if (neighbor.lower === null) return "no interval yet";
+  const how = neighbor.status === "heuristic" ? "a heuristic from the counts alone" : "valid at all times";
+  return `95 %: ${estimate(neighbor.lower)} to ${estimate(neighbor.upper)}, ${how}`;
+}
+
 function list(title, answer, measure) {
   if (!answer) return element("div", {}, element("h4", {}, title), element("p", { class: "empty" }, "its layer has no pair there"));
   const most = answer.neighbors.reduce((top, neighbor) => Math.max(top, Math.abs(neighbor.estimate ?? 0)), 0);
@@ -103,7 +109,7 @@ function list(title, answer, measure) {
       {},
       element("a", { href: address(neighbor.feature, measure), "data-feature": neighbor.feature }, neighbor.feature),
       bar(Math.abs(neighbor.estimate ?? 0) / (bounded ? 1 : most), `${measure} ${estimate(neighbor.estimate)}`),
-      element("span", { class: "value" }, estimate(neighbor.estimate)),
+      element("span", { class: "value", title: bounds(neighbor) }, estimate(neighbor.estimate)),
       element("span", { class: "support", title: "tokens on which both are active" }, `${count(neighbor.counts.joint)} both`),
     ),
   );
