@@ -18,7 +18,7 @@ from engine.errors import DamagedFile
 from engine.measures import rbo
 from engine.measures.drift import RatioMoments, compare_densities
 from engine.measures.intervals import ALPHA, N_STAR, intervals, tokens_needed
-from engine.measures.moments import Moments, moments_of
+from engine.measures.moments import Moments
 from engine.views import halves
 from engine.views.convergence import FEWEST_DOCUMENTS, WANTED_WIDTH, Convergence
 from engine.views.halves import HALF_SUPPORT, LIST_LENGTH, MIN_SUPPORT, compare_halves
@@ -122,7 +122,9 @@ def moments_in(found: Sequence[Document], pair: tuple[int, int], i: int, j: int,
             a, b = (document.layers[layer][:, at].astype(np.float64) for layer, at in zip(pair, (i, j), strict=True))
             counts = [len(a), *(np.count_nonzero(one) for one in (a, b, a * b))]
             clusters.append([*counts, a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()])
-    return moments_of(clusters)
+    s = np.array(clusters, np.float64).reshape(-1, 9)
+    informative = np.array([s[:, 1] > 0, s[:, 2] > 0, s[:, 1] + s[:, 2] > 0, s[:, 6] + s[:, 7] > 0]).sum(axis=1)
+    return Moments(s.sum(axis=0), (s.T @ s)[np.triu_indices(9)], informative)
 
 
 def test_points_are_at_the_first_segment_end_past_each_quarter_power_of_two() -> None:
