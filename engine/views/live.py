@@ -29,9 +29,7 @@ from engine.errors import BadValue, NotReady, SaestreamError, Unknown
 from engine.measures import PairCounts
 from engine.views import answers
 from engine.views.answers import (
-    NeighborRows,
     NeighborsAnswer,
-    OneSide,
     SimilarityAnswer,
     live_snapshot,
     name,
@@ -45,6 +43,7 @@ from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
 from engine.views.intervals import interval_rows
 from engine.views.keys import Keys
+from engine.views.neighbor_rows import NeighborRows, OneSide
 from engine.views.pins import PinQueries
 from engine.views.records import CONTEXTS, NEIGHBOR
 from engine.views.requests import (
