@@ -23,6 +23,8 @@ from engine.views.reader import Views
 
 log = logging.getLogger(__name__)
 
+# The publisher rests 12 times as long as a publish took: seconds on a busy machine, and no reason to restart a healthy server.
+_PAUSED_SECONDS = 60.0
 _SILENT_SECONDS = 30.0  # an engine reports at least every few seconds; one micro-batch takes at most half a second
 
 
@@ -62,8 +64,9 @@ async def readyz(request: Request[Any, Any, Any], views: Views, settings: Settin
     snapshot = await views.snapshot()
     if snapshot is None:
         raise NotReady("no snapshot has been published yet")
-    if not up_to_date(snapshot, status, max(3 * settings.publish_interval, 3.0)):
-        raise NotReady(f"the snapshot is {age_seconds(snapshot):.1f} s old, older than three publish intervals")
+    allowed = max(3 * settings.publish_interval, _PAUSED_SECONDS)
+    if not up_to_date(snapshot, status, allowed):
+        raise NotReady(f"the snapshot is {age_seconds(snapshot):.1f} s old, older than {allowed:g} s")
     return answer(request, Ready())
 
 
