@@ -6,7 +6,7 @@ compact and accumulate have one signature and three implementations: Triton for 
 host. torch is imported where a tensor is, so that a process without one can use the bounds.
 """
 
-from kernels.cpu.best import BestCells
+from kernels.cpu.best import EFFECT_BINS, RANKED, BestCells, Features, TopCells
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
 from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
@@ -16,12 +16,16 @@ from kernels.dispatch import accumulate, compact
 
 __all__ = [
     "ALPHA",
+    "EFFECT_BINS",
     "PEARSON_LEAST_EFFECT",
+    "RANKED",
     "BestCells",
     "Csr",
     "FeatureTotals",
+    "Features",
     "Runs",
     "StrongestLists",
+    "TopCells",
     "accumulate",
     "add_pairs",
     "bounds",

@@ -1,19 +1,43 @@
 """What the kernels that work on the host demand of their arrays. Without torch, as they are."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from kernels.cpu.best import Features
 
-def check_cells(up: np.ndarray, down: np.ndarray, cells: np.ndarray, scores: np.ndarray, rows: int, columns: int) -> None:
+
+def check_cells(
+    up: np.ndarray,
+    down: np.ndarray,
+    cells: np.ndarray,
+    joint: np.ndarray,
+    product: np.ndarray,
+    cosine: np.ndarray | None,
+    rows: int,
+    columns: int,
+) -> None:
     """The arguments of `BestCells.offer`."""
-    wanted = {"up": (up, np.int32), "down": (down, np.int32), "cells": (cells, np.int64), "scores": (scores, np.float64)}
+    wanted = {"up": (up, np.int32), "down": (down, np.int32), "cells": (cells, np.int64), "joint": (joint, np.int64)}
+    wanted |= {"product": (product, np.float64)} | ({} if cosine is None else {"cosine": (cosine, np.float32)})
     for name, (array, kind) in wanted.items():
-        if array.dtype != kind:
-            raise ValueError(f"{name} is {array.dtype}, it must be {np.dtype(kind)}")
-        if array.shape != up.shape:
-            raise ValueError(f"{name} has shape {array.shape}, it must be {up.shape}")
+        _check_array(name, array, kind, up.shape)
     for name, array, size in (("up", up, rows), ("down", down, columns)):
         if len(array) and (array.min() < 0 or array.max() >= size):
             raise ValueError(f"{name} holds {array.min()} to {array.max()}, every one must be in [0, {size})")
+
+
+def check_features(name: str, features: Features) -> None:
+    """The features of a layer, as `BestCells` takes them."""
+    shape = features.count.shape
+    _check_array(f"{name}.count", features.count, np.int64, shape)
+    _check_array(f"{name}.sum", features.sum, np.float64, shape)
+    _check_array(f"{name}.sum_of_squares", features.sum_of_squares, np.float64, shape)
+    if features.effect is not None and features.effect.shape != shape:
+        raise ValueError(f"{name}.effect has shape {list(features.effect.shape)}, it must be {list(shape)}")
 
 
 def check_trials(

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from kernels import (
+    RANKED,
     BestCells,
+    Features,
     StrongestLists,
     accumulate,
     add_pairs,
@@ -34,10 +36,9 @@ def warm() -> None:
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
         half_lists(counts.numpy(), active, active, 1, 1, 1)
     cell = np.zeros(1, np.int64)
-    best, at = BestCells(1, 1, 1), (cell.astype(np.int32), cell.astype(np.int32), cell)
-    best.offer(*at, np.zeros(1))
-    best.offer_ratios(*at, (np.zeros(1), np.ones(1)), np.ones(1))
-    best.offer_correlations(*at, np.zeros(1), np.ones(1))
+    one = Features(cell, np.zeros(1), np.zeros(1))
+    index = np.zeros(1, np.int32)
+    BestCells(one, one, 1, RANKED, 1).offer(index, index, cell, cell, np.zeros(1), np.zeros(1, np.float32))
     bounds(cell, cell, 1.0)
     pearson_bounds(np.zeros(1), np.zeros(1))
     lists = StrongestLists.empty(3, 1)

@@ -9,7 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from kernel_forms import Form, on_cpu, triton_form
 
-from kernels import BestCells, Csr, accumulate, compact, reference
+from engine.measures import PairCounts, estimates
+from engine.measures.bounds import tempered_bounds
+from kernels import RANKED, BestCells, Csr, Features, accumulate, compact, reference
 
 UP, DOWN = 37, 70  # prime, and no multiple of any block: neither 8 x 64 pairs nor 64 features
 
@@ -270,49 +272,98 @@ def test_accumulate_refuses_what_it_would_misread_and_changes_nothing(change: di
     assert not products.any()
 
 
-SCORES = st.sampled_from([float("nan"), -1.0, 0.0, 0.5, 2.0, float("inf"), float("-inf")])
+TOKENS = 1000
 
 
-@settings(max_examples=80, deadline=None)
+def features_of(counts: np.ndarray, seed: int) -> Features:
+    """Activations between 0.5 and 1.5: Σa and Σa² of so many, and a design effect that is not known of the last feature."""
+    generator = np.random.default_rng(seed)
+    mean = generator.uniform(0.5, 1.5, len(counts))
+    effect = generator.uniform(1, 20, len(counts))
+    effect[-1:] = np.nan
+    return Features(counts, counts * mean, counts * mean * mean * 1.1, effect)
+
+
+def scores_of(measure: str, up: Features, down: Features, i, j, joint, product, cosine, effects) -> np.ndarray:
+    """The measure as `engine.measures` has it."""
+    counts = PairCounts(
+        TOKENS, up.count[i], down.count[j], joint, up.sum[i], down.sum[j], up.sum_of_squares[i], down.sum_of_squares[j], product
+    )
+    if not measure.endswith("_lower"):
+        return estimates(counts._replace(decoder_cosine=cosine), [measure])[measure].astype(np.float64)
+    of_ratio = effects[np.minimum(np.log2(np.maximum(joint, 1)).astype(int) // 2, len(effects) - 1)]
+    assert up.effect is not None
+    assert down.effect is not None
+    return tempered_bounds(measure.removesuffix("_lower"), counts, of_ratio, np.maximum(up.effect[i], down.effect[j]))[0]
+
+
+@settings(max_examples=60, deadline=None)
 @given(
-    offered=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), SCORES), max_size=60),
+    cells=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(1, 400)), max_size=60, unique_by=lambda c: c[:2]),
     k=st.integers(1, 5),
     cut=st.integers(0, 60),
+    seed=st.integers(0, 5),
 )
-def test_the_best_cells_of_rows_and_columns_equal_a_sort_however_they_are_offered(
-    offered: list[tuple[int, int, float]], k: int, cut: int
+def test_the_best_cells_of_rows_and_columns_equal_a_sort_of_every_measure_however_they_are_offered(
+    cells: list[tuple[int, int, int]], k: int, cut: int, seed: int
 ) -> None:
-    up = np.array([row for row, _, _ in offered], np.int32)
-    down = np.array([column for _, column, _ in offered], np.int32)
-    scores = np.array([score for _, _, score in offered], np.float64)
-    cells = np.arange(100, 100 + len(offered), dtype=np.int64)
-    best = BestCells(4, 5, k)
+    generator = np.random.default_rng(seed)
+    i, j = (np.array([cell[side] for cell in cells], np.int32) for side in (0, 1))
+    joint = np.array([cell[2] for cell in cells], np.int64)
+    most = TOKENS // 2  # n_i + n_j − n_ij is at most N then
+    counts = [generator.integers(1, most, size) for size in (4, 5)]
+    joint = np.minimum(joint, np.minimum(counts[0][i], counts[1][j]))
+    up, down = (features_of(count, seed) for count in counts)
+    product = joint * generator.uniform(0.4, 1.0, len(joint))
+    cosine = generator.choice(np.array([-0.5, 0.0, 0.5, np.nan], np.float32), len(joint))
+    effects = np.where(np.arange(32) == 3, np.nan, np.linspace(1, 8, 32))
+    ids = np.arange(100, 100 + len(cells), dtype=np.int64)
+    best = BestCells(up, down, TOKENS, RANKED, k, effects)
     for part in (slice(None, cut), slice(cut, None)):
-        best.offer(up[part], down[part], cells[part], scores[part])
-    rows, columns = reference.best_cells(up, down, cells, scores, 4, 5, k)
-    assert np.array_equal(best.rows, rows)
-    assert np.array_equal(best.columns, columns)
+        best.offer(i[part], j[part], ids[part], joint[part], product[part], cosine[part])
+    for measure, found in best.found.items():
+        scores = scores_of(measure, up, down, i, j, joint, product, cosine, effects)
+        rows, columns = reference.best_cells(i, j, ids, scores, 4, 5, k)
+        for lists, wanted in ((found.rows, rows), (found.columns, columns)):
+            assert ((lists >= 0) == (wanted >= 0)).all(), measure
+            # Of equal values the first offered leads; where a logarithm's last bit differs, the values must be the same.
+            assert np.array_equal(lists, wanted) or np.allclose(scores[lists - 100], scores[wanted - 100], rtol=1e-9), measure
 
 
-CELL = (np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1))
+ONE_FEATURE = Features(np.ones(1, np.int64), np.ones(1), np.ones(1))
+CELL = (np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int64), np.ones(1, np.int64), np.ones(1))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         pytest.param({0: np.zeros(1, np.int64)}, "up is int64, it must be int32", id="int64-rows"),
-        pytest.param({3: np.zeros(1, np.float32)}, "scores is float32, it must be float64", id="float32-scores"),
-        pytest.param({2: np.zeros(2, np.int64)}, r"cells has shape \(2,\), it must be \(1,\)", id="more-cells-than-rows"),
-        pytest.param({0: np.full(1, 3, np.int32)}, r"up .* in \[0, 3\)", id="row-too-large"),
-        pytest.param({1: np.full(1, -1, np.int32)}, r"down .* in \[0, 4\)", id="negative-column"),
+        pytest.param({3: np.zeros(1)}, "joint is float64, it must be int64", id="real-counts"),
+        pytest.param({2: np.zeros(2, np.int64)}, r"cells has shape \[2\], it must be \[1\]", id="more-cells-than-rows"),
+        pytest.param({0: np.full(1, 1, np.int32)}, r"up .* in \[0, 1\)", id="row-too-large"),
+        pytest.param({1: np.full(1, -1, np.int32)}, r"down .* in \[0, 1\)", id="negative-column"),
     ],
 )
 def test_best_cells_refuses_what_it_would_misread(change: dict[int, np.ndarray], message: str) -> None:
     arrays = [change.get(at, array) for at, array in enumerate(CELL)]
-    best = BestCells(3, 4, 2)
+    best = BestCells(ONE_FEATURE, ONE_FEATURE, 10, RANKED, 2)
     with pytest.raises(ValueError, match=message):
         best.offer(*arrays)
-    assert (best.rows == -1).all()
+    assert all((found.rows == -1).all() for found in best.found.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"k": 0}, "k is 0, it must be at least 1", id="no-list"),
+        pytest.param({"measures": ["lift"]}, "measures holds 'lift', every one must be one of jaccard", id="lift"),
+        pytest.param({"up": ONE_FEATURE._replace(sum=np.ones(2))}, r"up.sum has shape \[2\], it must be \[1\]", id="sums"),
+    ],
+)
+def test_best_cells_of_what_there_is_not_are_refused(change: dict, message: str) -> None:
+    arguments = {"up": ONE_FEATURE, "down": ONE_FEATURE, "tokens": 10, "measures": RANKED, "k": 2}
+    with pytest.raises(ValueError, match=message):
+        BestCells(**(arguments | change))
 
 
 @pytest.mark.parametrize("counts", ["i32", "i64"])

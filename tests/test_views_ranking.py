@@ -172,10 +172,9 @@ def sides(state: State, up: int, down: int) -> list[Side]:
     return [Side.of(part) for part in parts]
 
 
-def test_a_table_ranked_in_small_blocks_and_chunks_gives_the_same_lists(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_ranked_in_small_blocks_gives_the_same_lists(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2)
     monkeypatch.setattr(ranking, "_BLOCK_CELLS", 29 * 4)
-    monkeypatch.setattr(ranking, "_CHUNK_CELLS", 5)
     parts = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one.offsets, other.offsets)

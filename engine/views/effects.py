@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engine.measures.convergence import DesignEffects, design_effect_of, design_effects
+from kernels import EFFECT_BINS
 
 if TYPE_CHECKING:
     from engine.counts.state import State
 
+_BINS = np.array([min(4**b, 2**62) for b in range(EFFECT_BINS)])  # a joint count of each bin
+
 
 class PairEffects(NamedTuple):
-    """Design effects of one layer pair: of its ratios, by joint count, and of its features' rates, float32 `[Du]` and `[Dd]`."""
+    """Design effects of one layer pair: of its ratios, by joint count and by bin of joint counts (float64 `[EFFECT_BINS]`, 4^b to
+    4^(b+1) − 1), and of its features' rates, float32 `[Du]` and `[Dd]`."""
 
     ratios: Callable[[np.ndarray], np.ndarray]
+    by_bin: np.ndarray
     up: np.ndarray
     down: np.ndarray
 
@@ -57,7 +62,8 @@ class Effects:
     def of_pair(self, pair: tuple[int, int]) -> PairEffects:
         """Those that the bounds of one layer pair need."""
         up, down = pair
-        return PairEffects(partial(self.ratios, pair), self.rates[up], self.rates[down])
+        by_bin = self.ratios(pair, _BINS).astype(np.float64)
+        return PairEffects(partial(self.ratios, pair), by_bin, self.rates[up], self.rates[down])
 
     def ratios(self, pair: tuple[int, int], joint: np.ndarray) -> np.ndarray:
         """float32, for joint counts of a layer pair: the larger design effect of n_ij/n_i and n_ij/n_j; NaN where unknown."""

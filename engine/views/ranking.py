@@ -1,9 +1,10 @@
 """Which neighbours are published: the best by every measure, of every feature, in both directions.
 
-Over one layer pair, in chunks that stay in the cache:
+Over one layer pair, block by block:
 
 1. Cells with a joint count of at least `min_support`, row by row: the only ones that anything is computed for.
-2. Every measure of them, offered to the running top lists of their row (neighbours downstream of i) and column (upstream of j).
+2. Each is offered, by every measure, to the running top lists of its row (neighbours downstream of i) and column (upstream of j):
+   `kernels.BestCells`.
 3. At the end the union of each feature's lists over the measures, in the order of the indices.
 
 A table is never copied as a whole, so its size does not matter to memory, and one on a GPU sends over only what has the support.
@@ -17,20 +18,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from engine.measures import MEASURES, PairCounts, estimates
-from engine.measures.bounds import pearson_effective, ratios_of
 from engine.views.records import INTERVAL_MEASURES
-from kernels import BestCells
+from kernels import RANKED, BestCells, Features, TopCells
 
 if TYPE_CHECKING:
     from engine.counts.marginals import Marginals
     from engine.counts.pairs import PairTable
     from engine.views.effects import PairEffects
 
-_BLOCK_CELLS = 1 << 20  # of the table looked through at a time
-_CHUNK_CELLS = (
-    1 << 15
-)  # whose measures are computed at a time: a million take twice as long each, their temporaries leave the cache
+_BLOCK_CELLS = 1 << 18  # of the table looked through at a time: what is made of them stays in the cache
+BOUNDS = tuple(f"{measure}_lower" for measure in INTERVAL_MEASURES)
+"""What a ranking by lower bound is called in `kernels.RANKED`."""
 
 
 class Side(NamedTuple):
@@ -99,10 +97,10 @@ def rank_pair(
         For each feature the union of the top k by each measure, and by the lower bound of each that has one, by index; fewer where
         fewer have the support.
     """
-    # n·n_ij / (n_i·n_j), the lift, orders a row as the necessity does, and a column as the sufficiency.
-    left_out = {"lift"} if cosines is not None else {"lift", "decoder_cosine"}
-    measures = [measure for measure in MEASURES if measure not in left_out]
-    best = best_cells(table, up, down, tokens, measures, k, min_support, cosines, effects)
+    measures = [measure for measure in RANKED if measure not in BOUNDS and (measure != "decoder_cosine" or cosines is not None)]
+    if effects is not None:
+        measures += BOUNDS
+    best = best_cells(table, up, down, tokens, measures, k, min_support, cosines, effects).values()
     width = len(down.count)
     by_row = _union([found.rows for found in best])
     by_column = _union([found.columns for found in best])
@@ -113,7 +111,7 @@ def rank_pair(
 
 def top_lists(table: PairTable, up: Side, down: Side, tokens: int, *, measure: str, k: int, min_support: int) -> np.ndarray:
     """int32 `[Du, k]`: the k best downstream features of every upstream one by a measure, best first; −1 where there are fewer."""
-    (found,) = best_cells(table, up, down, tokens, [measure], k, min_support)
+    found = best_cells(table, up, down, tokens, [measure], k, min_support)[measure]
     return np.where(found.rows >= 0, found.rows % len(down.count), -1).astype(np.int32)
 
 
@@ -127,39 +125,22 @@ def best_cells(
     min_support: int,
     cosines: np.ndarray | None = None,
     effects: PairEffects | None = None,
-) -> list[BestCells]:
-    """The top lists of one layer pair by each of the measures, and with `effects` by the lower bounds of jaccard, sufficiency,
-    necessity and Pearson (which must be among the measures). The id of a cell is row · Dd + column, of no cell −1."""
-    best = [BestCells(len(up.count), len(down.count), k) for _ in measures]
-    bounded = [BestCells(len(up.count), len(down.count), k) for _ in INTERVAL_MEASURES if effects is not None]
+) -> dict[str, TopCells]:
+    """The top lists of one layer pair by each of some of `kernels.RANKED`; without `effects` those by a lower bound are empty. The
+    id of a cell is row · Dd + column, of no cell −1."""
+    rates = (None, None) if effects is None else (effects.up, effects.down)
+    of_up, of_down = (
+        Features(side.count, side.sum, side.sum_of_squares, of_side) for side, of_side in zip((up, down), rates, strict=True)
+    )
+    best = BestCells(of_up, of_down, tokens, measures, k, None if effects is None else effects.by_bin)
     for ids, joint, product in _supported(table, min_support):
         i, j = _row_and_column(ids, len(down.count))
-        counts = PairCounts(
-            tokens=tokens,
-            up=up.count[i],
-            down=down.count[j],
-            joint=joint,
-            up_sum=up.sum[i],
-            down_sum=down.sum[j],
-            up_sumsq=up.sum_of_squares[i],
-            down_sumsq=down.sum_of_squares[j],
-            product=product,
-            decoder_cosine=np.nan if cosines is None else cosines[i, j],
-        )
-        values = estimates(counts, measures)
-        for found, scores in zip(best, values.values(), strict=True):
-            found.offer(i, j, ids, scores)
-        if effects is not None:
-            successes, deff = joint.astype(np.float64), effects.ratios(joint).astype(np.float64)
-            for found, (_, trials) in zip(bounded[:3], ratios_of(counts), strict=True):
-                found.offer_ratios(i, j, ids, (successes, trials), deff)
-            effective = pearson_effective(counts, np.maximum(effects.up[i], effects.down[j]))
-            bounded[3].offer_correlations(i, j, ids, values["pearson"], effective)
-    return [*best, *bounded]
+        best.offer(i, j, ids, joint, product, None if cosines is None else cosines[i, j])
+    return best.found
 
 
 def _supported(table: PairTable, min_support: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Id int64, joint count and Σab float64 of the cells that have the support, in the order of ids, chunk by chunk."""
+    """Id int64, joint count and Σab float64 of the cells that have the support, in the order of ids, block by block."""
     width = table.products.shape[1]
     for block in table.blocks_of(max(1, _BLOCK_CELLS // width)):
         by_half, products = table.counts[block].reshape(-1, 2), table.products[block].reshape(-1)
@@ -167,15 +148,12 @@ def _supported(table: PairTable, min_support: int) -> Iterator[tuple[np.ndarray,
             halves = by_half.numpy()
             counts = halves[:, 0] + halves[:, 1]
             at = np.flatnonzero(counts >= min_support)
-            joint, product = counts[at], products.numpy()[at]
+            joint, product = counts[at].astype(np.int64), products.numpy()[at]
         else:
             counts = by_half.sum(dim=1)
             chosen = (counts >= min_support).nonzero().squeeze(1)
-            at, joint, product = (column.cpu().numpy() for column in (chosen, counts[chosen], products[chosen]))
-        ids = at + block.start * width
-        for start in range(0, len(ids), _CHUNK_CELLS):
-            part = slice(start, start + _CHUNK_CELLS)
-            yield ids[part], joint[part], product[part]
+            at, joint, product = (column.cpu().numpy() for column in (chosen, counts[chosen].long(), products[chosen]))
+        yield at + block.start * width, joint, product
 
 
 def _cells(table: PairTable, ids: np.ndarray, cosines: np.ndarray | None) -> Cells:

@@ -129,7 +129,7 @@ class Watch:
     def _choose(self, state: State, pair: tuple[int, int], sides: Sequence[Side], position: int) -> None:
         up, down = pair
         table, width = state.pairs[pair], len(sides[down].count)
-        best = best_cells(table, sides[up], sides[down], state.tokens, INTERVAL_MEASURES, LEADERS, MIN_SUPPORT)
+        best = best_cells(table, sides[up], sides[down], state.tokens, INTERVAL_MEASURES, LEADERS, MIN_SUPPORT).values()
         by_rank = [ids[:, rank] for rank in range(LEADERS) for found in best for ids in (found.rows, found.columns)]
         ids = np.concatenate(by_rank)
         ids, first = np.unique(ids[ids >= 0], return_index=True)
