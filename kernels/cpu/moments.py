@@ -59,49 +59,57 @@ class Runs(NamedTuple):
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(order, cluster_of, offsets, features, starts, run_starts):
-    """Entries and runs of each feature, as running sums; −1 when a feature is out of range, else the number of runs."""
-    width = len(starts) - 1
-    last = np.full(width, -1, np.int32)
-    for at in range(len(order)):
-        token, cluster = order[at], cluster_of[at]
+def _count(order, offsets, features, starts):
+    """Entries of each feature, as running sums; False when a feature is out of range."""
+    width = np.uint64(len(starts) - 1)
+    for token in order:
         for entry in range(offsets[token], offsets[token + 1]):
-            feature = features[entry]
-            if feature < 0 or feature >= width:
-                return -1
-            starts[feature + 1] += 1
-            if last[feature] != cluster:
-                last[feature] = cluster
-                run_starts[feature + 1] += 1
+            feature = np.uint64(features[entry])
+            if feature >= width:  # a negative one is a large unsigned number
+                return False
+            starts[feature + ONE] += 1
     for feature in range(width):
-        starts[feature + 1] += starts[feature]
-        run_starts[feature + 1] += run_starts[feature]
-    return run_starts[width]
+        starts[feature + ONE] += starts[feature]
+    return True
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill(order, cluster_of, offsets, features, values, thresholds, starts, run_starts, tokens, moved, clusters, entries, sums):
-    filled, run_of = starts[:-1].copy(), run_starts[:-1] - 1
-    last = np.full(len(filled), -1, np.int32)
+def _scatter(order, offsets, features, values, thresholds, starts, tokens, moved):
+    """Entries by feature. Runs are cut afterwards, in one go through them: a cut in here costs twice as much as both."""
+    filled = starts[:-1].copy()
     for at in range(len(order)):
-        token, cluster = order[at], cluster_of[at]
+        token = order[at]
         for entry in range(offsets[token], offsets[token + 1]):
             feature, value = np.uint64(features[entry]), values[entry]
             if thresholds is not None and not (value > thresholds[feature]):
                 value = -value
             slot = np.uint64(filled[feature])
             filled[feature] = slot + ONE
-            if last[feature] != cluster:
-                last[feature] = cluster
-                run_of[feature] += 1
-                clusters[np.uint64(run_of[feature])], entries[np.uint64(run_of[feature])] = cluster, slot
-            run = np.uint64(run_of[feature])
             tokens[slot], moved[slot] = at, value
-            exact = np.float64(value)
-            sums[run, 0] += exact > 0
-            sums[run, 1] += abs(exact)
-            sums[run, 2] += exact * exact
-    entries[len(clusters)] = starts[-1]
+
+
+@numba.njit(nogil=True, cache=True)
+def _cut(cluster_of, starts, tokens, moved, run_starts, clusters, firsts, sums):
+    """The runs of each feature, and their sums; how many there are."""
+    run = np.uint64(0)
+    for feature in range(np.uint64(len(starts) - 1)):
+        last, count, total, squares = -1, 0.0, 0.0, 0.0
+        for entry in range(np.uint64(starts[feature]), np.uint64(starts[feature + ONE])):
+            cluster = cluster_of[np.uint64(tokens[entry])]
+            if cluster != last:
+                if last >= 0:
+                    sums[run - ONE, 0], sums[run - ONE, 1], sums[run - ONE, 2] = count, total, squares
+                last, count, total, squares = cluster, 0.0, 0.0, 0.0
+                clusters[run], firsts[run] = cluster, entry
+                run += ONE
+            exact = np.float64(moved[entry])
+            count += exact > 0
+            total += abs(exact)
+            squares += exact * exact
+        if last >= 0:
+            sums[run - ONE, 0], sums[run - ONE, 1], sums[run - ONE, 2] = count, total, squares
+        run_starts[feature + ONE] = run
+    return run
 
 
 def make_runs(
@@ -126,14 +134,16 @@ def make_runs(
         ValueError: a feature that is not in [0, width).
     """
     starts, run_starts = np.zeros(width + 1, np.int64), np.zeros(width + 1, np.int64)
-    runs = _count(order, cluster_of, offsets, features, starts, run_starts)
-    if runs < 0:
+    if not _count(order, offsets, features, starts):
         raise ValueError(f"features has values from {features.min()} to {features.max()}, they must be in [0, {width})")
     entries = int(starts[-1])
     tokens, moved = np.empty(entries, np.int32), np.empty(entries, np.float32)
-    clusters, firsts, sums = np.empty(runs, np.int32), np.empty(runs + 1, np.int64), np.zeros((runs, 3))
-    _fill(order, cluster_of, offsets, features, values, thresholds, starts, run_starts, tokens, moved, clusters, firsts, sums)
-    return Runs(run_starts, clusters, firsts, tokens, moved, sums)
+    _scatter(order, offsets, features, values, thresholds, starts, tokens, moved)
+    # As many runs as entries at most; memory that nothing is written to is never taken.
+    clusters, firsts, sums = np.empty(entries, np.int32), np.empty(entries + 1, np.int64), np.empty((entries, 3))
+    runs = _cut(cluster_of, starts, tokens, moved, run_starts, clusters, firsts, sums)
+    firsts[runs] = entries
+    return Runs(run_starts, clusters[:runs], firsts[: runs + 1], tokens, moved, sums[:runs])
 
 
 class FeatureTotals(NamedTuple):
@@ -179,16 +189,23 @@ def feature_totals(runs: Runs, lengths: np.ndarray, special: np.ndarray) -> Feat
     return totals
 
 
+class _Sides(NamedTuple):
+    """What of a pair's features and of the clusters does not depend on the pair."""
+
+    up_totals: FeatureTotals
+    down_totals: FeatureTotals
+    lengths: np.ndarray
+    special: np.ndarray
+    length: float
+    """Σ T over the clusters that are not special."""
+    length_squared: float
+    """Σ T²."""
+
+
 @numba.njit(nogil=True, cache=True)
-def _add_pairs(up_runs, down_runs, pair_up, pair_down, lengths, special, tokens, cross, joints, totals, both, parts):
-    """What needs both features, of every pair, over the clusters in which both fire.
-
-    Of the two features the values of the one with more entries are laid out by token, and the entries of the other are gone
-    through: the leaders of rare features are often frequent ones, and going through those took three times as many.
-
-    cross float64 [P, 3, 3]: (n_i, Σa, Σa²) × (n_j, Σb, Σb²); joints [P, 2, 8]: (n_ij, Σab) × (T, n_i, Σa, Σa², n_j, Σb, Σb², Σab);
-    totals [P, 3]: n_ij, Σab, n_ij²; both int64 [P, 2]: clusters with n_i and n_j > 0, clusters in which both fire.
-    """
+def _add_pairs(up_runs, down_runs, pair_up, pair_down, tokens, sides, sums, squares, documents, parts):
+    """Of the two features of a pair the values of the one with more entries are laid out by token, and the entries of the other are
+    gone through: the leaders of rare features are often frequent ones, and going through those took three times as many."""
     up_starts, up_entries, down_starts, down_entries = up_runs[0], up_runs[2], down_runs[0], down_runs[2]
     up_rarer = np.empty(len(pair_up), np.bool_)
     for pair in range(len(pair_up)):
@@ -198,20 +215,25 @@ def _add_pairs(up_runs, down_runs, pair_up, pair_down, lengths, special, tokens,
     by_up = np.flatnonzero(~up_rarer)
     by_down = np.flatnonzero(up_rarer)
     by_down = by_down[np.argsort(pair_down[by_down], kind="mergesort")]
-    out = (lengths, special, tokens, cross, joints, totals, both, parts)
-    _walk(by_up, up_runs, pair_up, down_runs, pair_down, False, out)
-    _walk(by_down, down_runs, pair_down, up_runs, pair_up, True, out)
+    out = (sums, squares, documents, parts)
+    _walk(by_up, up_runs, pair_up, down_runs, pair_down, False, tokens, sides, out)
+    _walk(by_down, down_runs, pair_down, up_runs, pair_up, True, tokens, sides, out)
 
 
 @numba.njit(nogil=True, cache=True)
-def _walk(pairs, laid_runs, pair_laid, walked_runs, pair_walked, swapped, out):
+def _walk(pairs, laid_runs, pair_laid, walked_runs, pair_walked, swapped, tokens, sides, out):
     """The pairs, sorted by the feature that is laid out; swapped: that is the downstream one."""
-    lengths, special, tokens, cross, joints, totals, both, parts = out
+    up_totals, down_totals, lengths, special, length, length_squared = sides
+    sums, squares, documents, parts = out
     laid_starts, laid_clusters, laid_entries, laid_tokens, laid_values, laid_sums = laid_runs
     starts, clusters, entries, tokens_of, values, walked_sums = walked_runs
     value_at = np.zeros(tokens, np.float32)
     run_at = np.full(len(lengths), -1, np.int64)
-    sides = np.zeros(8)
+    factors = np.zeros(8)
+    crossed = np.zeros((3, 3))  # (n_i, Σa, Σa²) × (n_j, Σb, Σb²)
+    joined = np.zeros((2, 8))  # (n_ij, Σab) × `_SIDES`
+    total = np.zeros(3)  # n_ij, Σab, n_ij²
+    both = np.zeros(2, np.int64)  # clusters with n_i and n_j > 0, clusters in which both fire
     current = -1
     for pair in pairs:
         i, j = pair_laid[pair], pair_walked[pair]
@@ -226,7 +248,7 @@ def _walk(pairs, laid_runs, pair_laid, walked_runs, pair_walked, swapped, out):
                 run_at[laid_clusters[run]] = run
             for entry in range(laid_entries[laid_starts[i]], laid_entries[laid_starts[i + 1]]):
                 value_at[laid_tokens[entry]] = laid_values[entry]
-        crossed, joined, total = cross[pair], joints[pair], totals[pair]
+        crossed[:], joined[:], total[:], both[:] = 0.0, 0.0, 0.0, 0
         for run in range(np.uint64(starts[j]), np.uint64(starts[j + 1])):
             cluster = np.uint64(clusters[run])
             other = run_at[cluster]
@@ -246,8 +268,8 @@ def _walk(pairs, laid_runs, pair_laid, walked_runs, pair_walked, swapped, out):
             n_j, b, bb = walked_sums[run, 0], walked_sums[run, 1], walked_sums[run, 2]
             if swapped:
                 n_i, a, aa, n_j, b, bb = n_j, b, bb, n_i, a, aa
-            both[pair, 0] += (n_i > 0) & (n_j > 0)
-            both[pair, 1] += 1
+            both[0] += (n_i > 0) & (n_j > 0)
+            both[1] += 1
             crossed[0, 0] += n_i * n_j
             crossed[0, 1] += n_i * b
             crossed[0, 2] += n_i * bb
@@ -258,14 +280,43 @@ def _walk(pairs, laid_runs, pair_laid, walked_runs, pair_walked, swapped, out):
             crossed[2, 1] += aa * b
             crossed[2, 2] += aa * bb
             if product > 0:
-                sides[0], sides[1], sides[2], sides[3] = lengths[cluster], n_i, a, aa
-                sides[4], sides[5], sides[6], sides[7] = n_j, b, bb, product
+                factors[0], factors[1], factors[2], factors[3] = lengths[cluster], n_i, a, aa
+                factors[4], factors[5], factors[6], factors[7] = n_j, b, bb, product
                 for x in range(8):
-                    joined[0, x] += joint * sides[x]
-                    joined[1, x] += product * sides[x]
+                    joined[0, x] += joint * factors[x]
+                    joined[1, x] += product * factors[x]
                 total[0] += joint
                 total[1] += product
                 total[2] += joint * joint
+        up, down = (j, i) if swapped else (i, j)
+        _fold(up_totals, up, _UP_SIDE, sums[pair], squares[pair])
+        _fold(down_totals, down, _DOWN_SIDE, sums[pair], squares[pair])
+        sums[pair, T] += length
+        sums[pair, JOINT] += total[0]
+        sums[pair, AB] += total[1]
+        squares[pair, _AT[T, T]] += length_squared
+        squares[pair, _AT[JOINT, JOINT]] += total[2]
+        for x in range(3):
+            for y in range(3):
+                squares[pair, _AT[_UP_SIDE[x], _DOWN_SIDE[y]]] += crossed[x, y]
+        for x in range(8):
+            squares[pair, _AT[JOINT, _SIDES[x]]] += joined[0, x]
+            squares[pair, _AT[AB, _SIDES[x]]] += joined[1, x]
+        of_up, of_down = up_totals.documents[up], down_totals.documents[down]
+        documents[pair, 0] += of_up[0]
+        documents[pair, 1] += of_down[0]
+        documents[pair, 2] += of_up[0] + of_down[0] - both[0]
+        documents[pair, 3] += of_up[1] + of_down[1] - both[1]
+
+
+@numba.njit(nogil=True, cache=True)
+def _fold(totals, feature, side, sums, squares):
+    """Add what one of the features says alone."""
+    for x in range(3):
+        sums[side[x]] += totals.sums[feature, x]
+        squares[_AT[T, side[x]]] += totals.with_tokens[feature, x]
+        for y in range(x, 3):
+            squares[_AT[side[x], side[y]]] += totals.squares[feature, x, y]
 
 
 def add_pairs(
@@ -296,34 +347,11 @@ def add_pairs(
     Returns:
         float64 [K, P, 9], the sums of the K special clusters.
     """
-    count, pairs = int(special.max(initial=-1)) + 1, len(pair_up)
-    parts = np.zeros((count, pairs, 9))
-    cross, joints, totals, both = (
-        np.zeros((pairs, 3, 3)),
-        np.zeros((pairs, 2, 8)),
-        np.zeros((pairs, 3)),
-        np.zeros((pairs, 2), np.int64),
-    )
-    _add_pairs(tuple(up), tuple(down), pair_up, pair_down, lengths, special, tokens, cross, joints, totals, both, parts)
-
     own = lengths[special < 0]
-    sums[:, T] += own.sum()
-    squares[:, packed(T, T)] += own @ own
-    for side, chosen, of_feature in ((_UP_SIDE, pair_up, up_totals), (_DOWN_SIDE, pair_down, down_totals)):
-        sums[:, side] += of_feature.sums[chosen]
-        squares[:, _AT[T, side]] += of_feature.with_tokens[chosen]
-        for x, y in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
-            squares[:, packed(side[x], side[y])] += of_feature.squares[chosen, x, y]
-    sums[:, JOINT] += totals[:, 0]
-    sums[:, AB] += totals[:, 1]
-    squares[:, packed(JOINT, JOINT)] += totals[:, 2]
-    squares[:, _AT[_UP_SIDE[:, None], _DOWN_SIDE]] += cross
-    squares[:, _AT[JOINT, _SIDES]] += joints[:, 0]
-    squares[:, _AT[AB, _SIDES]] += joints[:, 1]
-    documents[:, :2] += np.stack([up_totals.documents[pair_up, 0], down_totals.documents[pair_down, 0]], axis=1)
-    documents[:, 2:] += up_totals.documents[pair_up] + down_totals.documents[pair_down] - both
-
-    for row in range(count):
+    sides = _Sides(up_totals, down_totals, lengths, special, float(own.sum()), float(own @ own))
+    parts = np.zeros((int(special.max(initial=-1)) + 1, len(pair_up), 9))
+    _add_pairs(tuple(up), tuple(down), pair_up, pair_down, tokens, sides, sums, squares, documents, parts)
+    for row in range(len(parts)):
         chosen = special == row
         parts[row, :, T] = lengths[chosen].sum()
         parts[row][:, _UP_SIDE] = up.dense(chosen)[pair_up]
