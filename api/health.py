@@ -23,8 +23,6 @@ from engine.views.reader import Views
 
 log = logging.getLogger(__name__)
 
-# The publisher rests 12 times as long as a publish took: seconds on a busy machine, and no reason to restart a healthy server.
-_PAUSED_SECONDS = 60.0
 _SILENT_SECONDS = 30.0  # an engine reports at least every few seconds; one micro-batch takes at most half a second
 
 
@@ -64,7 +62,7 @@ async def readyz(request: Request[Any, Any, Any], views: Views, settings: Settin
     snapshot = await views.snapshot()
     if snapshot is None:
         raise NotReady("no snapshot has been published yet")
-    allowed = max(3 * settings.publish_interval, _PAUSED_SECONDS)
+    allowed = 3 * max(settings.publish_interval, status.publish_interval)
     if not up_to_date(snapshot, status, allowed):
         raise NotReady(f"the snapshot is {age_seconds(snapshot):.1f} s old, older than {allowed:g} s")
     return answer(request, Ready())

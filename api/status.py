@@ -54,7 +54,7 @@ def status_answer(run: RunDescription, record: StatusRecord | None, snapshot: Sn
         lag_tokens=max(0, tokens - (snapshot.tokens if snapshot else 0)),
         checkpoint=record.checkpoint if record else None,
         memory_bytes=record.memory_bytes if record else 0,
-        publish_interval=settings.publish_interval,
+        publish_interval=max(settings.publish_interval, record.publish_interval if record else 0.0),
         published_k=settings.published_k,
         min_support=settings.min_support,
         problem=record.problem if record else None,

@@ -224,4 +224,5 @@ class Loop:
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
             updated_at=time.time(),
             calibration=self.calibration,
+            publish_interval=self.publisher.interval,
         )

@@ -409,7 +409,9 @@ def test_publishing_pauses_for_the_interval_and_for_twelve_times_what_it_took_un
     publish(slow, state)
     assert not slow.due()
     assert not slow.due(idle=True)
+    assert slow.interval == 3600.0
     quick = rig.publisher()
+    assert quick.interval == rig.settings.publish_interval
     began = time.monotonic()
     publish(quick, state)
     ended = time.monotonic()
@@ -417,6 +419,7 @@ def test_publishing_pauses_for_the_interval_and_for_twelve_times_what_it_took_un
         pass
     while not quick.due():
         pass
+    assert 13 * sum(quick.last.seconds.values()) <= quick.interval <= max(rig.settings.publish_interval, 13 * (ended - began))
     assert time.monotonic() - ended >= min(12 * sum(quick.last.seconds.values()), 12 * (ended - began))
 
 

@@ -112,6 +112,7 @@ class Publisher:
         self._ours = False
         self._ever_ours = False
         self._due_at = self._due_idle_at = 0.0
+        self._took = 0.0
         self._take_over, self._write, self._commit, self._beat = (
             client.register_script(script) for script in (scripts.TAKE_OVER, scripts.WRITE, scripts.COMMIT, scripts.BEAT)
         )
@@ -131,6 +132,11 @@ class Publisher:
         if pointer is None or run != self._run:
             return 0
         return msgspec.msgpack.decode(pointer[ORDER_DIGITS:], type=Snapshot).tokens
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one snapshot to the next while text is being counted, after how long the last publish took."""
+        return max(self._settings.publish_interval, (PAUSE_FACTOR + 1) * self._took)
 
     def due(self, idle: bool = False) -> bool:
         """Whether the interval since the last attempt has passed, and (unless idle) 12 times what that attempt took."""
@@ -154,7 +160,8 @@ class Publisher:
             self._failed(error, state.tokens)
         now = time.monotonic()
         self._due_idle_at = now + self._settings.publish_interval
-        self._due_at = max(self._due_idle_at, now + PAUSE_FACTOR * (now - began))
+        self._took = now - began
+        self._due_at = max(self._due_idle_at, now + PAUSE_FACTOR * self._took)
         return self.last
 
     def beat(self, status: StatusRecord, uploads: Sequence[UploadRecord] = ()) -> None:

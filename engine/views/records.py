@@ -236,7 +236,8 @@ EngineState = Literal["starting", "calibrating", "recovering", "counting", "idle
 
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How the engine is. `problem` is a sentence for the user about what it can't do at the moment, or None; `calibration` is None
-    where the threshold is absolute."""
+    where the threshold is absolute. `publish_interval` are the seconds from one snapshot to the next as the publisher paces itself
+    now: the setting, or more where a publish takes long."""
 
     state: EngineState
     tokens: int
@@ -249,6 +250,7 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None
     updated_at: float
     calibration: CalibrationStatus | None = None
+    publish_interval: float = 0.0
 
 
 class FrequencyEffects(msgspec.Struct, frozen=True, kw_only=True):
