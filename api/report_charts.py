@@ -38,10 +38,10 @@ def plain(text: str) -> str:
 
 def depth_colors(count: int) -> list[str]:
     """One colour per layer pair, in the order of the layers."""
-    return sample_colorscale(_DEPTH, [at / max(1, count - 1) for at in range(count)]) if count else []
+    return [str(color) for color in sample_colorscale(_DEPTH, [at / max(1, count - 1) for at in range(count)])] if count else []
 
 
-def sankey(chain: Sequence[Any], hooks: Sequence[str], among: str) -> dict[str, Any]:
+def sankey(chain: Sequence[Any], hooks: list[str], among: str) -> dict[str, Any]:
     """Flow along consecutive layer pairs.
 
     Between two layers stands what passes: as many upstream features on its left as pass, as many downstream ones on its right as
@@ -121,7 +121,7 @@ def _places(nodes: Sequence[_Node], height: float) -> list[tuple[float, float]]:
     The scale is the one that plotly takes: that at which the fullest column, with its gaps, just fits.
     """
     columns: dict[int, list[int]] = {}
-    for at, node in enumerate(nodes):
+    for node in nodes:
         columns.setdefault(node.column, []).append(node.value)
     scale = min((height - _PAD * (len(values) - 1)) / max(1, sum(values)) for values in columns.values())
     last, tops = max(columns), dict.fromkeys(columns, 0.0)
@@ -136,7 +136,7 @@ def _places(nodes: Sequence[_Node], height: float) -> list[tuple[float, float]]:
 
 def dead_bars(layers: Sequence[Any]) -> dict[str, Any]:
     """Share of dead features per layer, from `/v1/status`."""
-    names = [plain(f"{layer['layer']}  {_short(layer['hook'])}") for layer in layers]
+    names = [plain(f"{layer['layer']} · {_short(layer['hook'])}") for layer in layers]
     bars = go.Bar(
         orientation="h",
         y=names,
@@ -152,7 +152,7 @@ def dead_bars(layers: Sequence[Any]) -> dict[str, Any]:
         [bars],
         height=70 + 26 * len(layers),
         bargap=0.35,
-        yaxis={"autorange": "reversed", "type": "category", "automargin": True, "showgrid": False, "ticks": ""},
+        yaxis={"autorange": "reversed", "type": "category", "automargin": True, "showgrid": False, "ticksuffix": " "},
         xaxis={"tickformat": ".1~%", "rangemode": "tozero", "automargin": True, "nticks": 5},
         margin={"l": 8, "r": 44, "t": 8, "b": 30},
     )
@@ -180,7 +180,25 @@ def curves(names: Sequence[str], x: Sequence[int], rows: Sequence[Sequence[float
         )
         for name, row, color in zip(names, rows, depth_colors(len(names)), strict=True)
     ]
-    return _figure(traces, height=230, xaxis={"type": "log", "dtick": "D2", "tickformat": "~s", "automargin": True}, yaxis=axis)
+    ticks = _ticks(x)
+    labels = {"tickvals": ticks, "ticktext": [_thousands(tokens) for tokens in ticks]}
+    return _figure(traces, height=230, xaxis={"type": "log", "automargin": True, **labels}, yaxis={"automargin": True, **axis})
+
+
+def _ticks(x: Sequence[int]) -> list[int]:
+    """At most four of ascending points, about evenly spaced by their logarithms, the last one always."""
+    chosen: list[int] = []
+    for tokens in reversed(x):
+        if tokens and (not chosen or math.log(chosen[-1] / tokens) >= math.log(x[-1] / max(1, x[0])) / 3.2):
+            chosen.append(tokens)
+    return chosen[::-1]
+
+
+def _thousands(tokens: int) -> str:
+    for size, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{letter}"
+    return str(tokens)
 
 
 def histogram(items: Sequence[Any]) -> dict[str, Any]:
@@ -192,28 +210,28 @@ def histogram(items: Sequence[Any]) -> dict[str, Any]:
     filled = [at for item in items for at, count in enumerate(item["up"]["counts"]) if count] or [0]
     chosen = range(max(0, min(filled) - 1), min(len(bins) - 1, max(filled) + 2))
     doubling = bins[-1] / bins[-2] == 2  # lift and mutual information
-    centre = [_geometric(bins[at], bins[at + 1]) if doubling else (bins[at] + bins[at + 1]) / 2 for at in chosen]
+    edges = [bins[at] for at in (*chosen, chosen[-1] + 1)]
+    if doubling and not edges[0]:
+        edges[0] = edges[1] / 2  # a logarithmic axis has no 0
     traces = []
     for item, color in zip(items, depth_colors(len(items)), strict=True):
         side, name = item["up"], f"{item['pair'][0]} → {item['pair'][1]}"
+        shares = [side["counts"][at] / side["live"] if side["live"] else 0 for at in chosen]
+        told = [[side["counts"][at], f"{bins[at]:.3g} to {bins[at + 1]:.3g}"] for at in chosen]
         traces.append(
-            go.Scatter(
-                x=centre,
-                y=[side["counts"][at] / side["live"] if side["live"] else 0 for at in chosen],
-                customdata=[[side["counts"][at], f"{bins[at]:.3g} to {bins[at + 1]:.3g}"] for at in chosen],
+            go.Scatter(  # the outline: up at the first edge, down at the last
+                x=[edges[0], *edges],
+                y=[0, *shares, 0],
+                customdata=[told[0], *told, told[-1]],
                 name=name,
                 mode="lines",
-                line={"color": color, "width": 1.8, "shape": "hvh"},
-                hovertemplate=f"{name}<br>%{{customdata[1]}}: %{{customdata[0]:,}} features (%{{y:.1%}})<extra></extra>",
+                line={"color": color, "width": 1.8, "shape": "hv"},
+                hovertemplate=f"{name}<br>%{{customdata[1]}}: %{{customdata[0]:,}} features<extra></extra>",
             )
         )
     x = {"type": "log", "tickformat": "~g", "nticks": 6} if doubling else {"nticks": 6}
     y = {"tickformat": ".0%", "rangemode": "tozero", "nticks": 5, "automargin": True}
-    return _figure(traces, height=210, xaxis={**x, "automargin": True}, yaxis=y)
-
-
-def _geometric(low: float, high: float) -> float:
-    return math.sqrt(low * high) if low > 0 else high / math.sqrt(2)
+    return _figure(traces, height=210, xaxis={**x, "automargin": True, "showgrid": False}, yaxis=y)
 
 
 def _figure(traces: list[Any], **layout: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from api.report_charts import Chart
 from api.tables import number
 
 EXAMPLES = 3  # pairs that are listed of each layer pair; the first one with its text
-SPECIALIZATIONS = 5
+SPECIALIZATIONS = 4
 TEXTS_OF_CHILDREN = 5  # children whose text is shown, the largest ones: each is a window that the engine encodes again
 RELAXED = {"threshold": 0.5, "coverage": 0.5, "max_overlap": 0.5}
 
@@ -56,6 +56,11 @@ class Section:
     charts: dict[str, Chart] = field(default_factory=dict)
 
 
+def measure_name(measure: str) -> str:
+    """A measure within a sentence: "mutual information", and names of people in capitals."""
+    return measure.capitalize() if measure in ("jaccard", "pearson") else measure.replace("_", " ")
+
+
 def source_of(answer: Any) -> str:
     """Which state an answer is from."""
     snapshot = answer["snapshot"]
@@ -83,12 +88,12 @@ def flow(client: Client, run: Run) -> Section:
             layers = f", layers {chain[0]['up']['layer']} to {chain[-1]['down']['layer']}" if len(chains) > 1 else ""
             figure = charts.sankey(chain, run.hooks, among)
             found[f"{among}-{at}"] = Chart(title + layers, caption, figure, wide=90 * (len(chain) + 1))
-    measure, threshold = answer["measure"].capitalize(), answer["threshold"]
     return Section(
         name="flow",
         title="Flow between layers",
-        meaning=f"A feature passes to the next layer when some feature there has a {measure} correlation of {threshold:g} or more "
-        "with it, and disappears otherwise; a feature of the next layer without such a partner appears. Features that never fired "
+        meaning="A feature passes to the next layer when some feature there has a Pearson correlation of "
+        f"{answer['threshold']:g} or more with it, and disappears otherwise; a feature of the next layer without such a partner "
+        "appears. Features that never fired "
         "have no partner, so the shares among those that fired are the ones to compare.",
         source=source_of(answer),
         shown={"flow": answer, "drawn": sum(len(chain) for chain in chains)},
@@ -114,7 +119,6 @@ def dead(client: Client, run: Run) -> Section:
                 hoverformat=".2%",
                 rangemode="tozero",
                 nticks=5,
-                automargin=True,
             ),
         )
     return Section(
@@ -131,13 +135,14 @@ def dead(client: Client, run: Run) -> Section:
     )
 
 
+_UP_TO_1 = {"autorange": "min", "range": [None, 1.002], "nticks": 5}
 _CURVES = (
     (
         "split_half_rbo",
         "Agreement of the two halves",
         "Every document belongs to one of two halves, and this is how well the lists of closest partners made from either half "
         "agree (RBO, p = 0.9). At 1 they are the same lists; while it rises, other text of this kind would still give other lists.",
-        {"range": [0, 1.02]},
+        _UP_TO_1,
     ),
     (
         "unseen_mass",
@@ -176,20 +181,21 @@ def convergence(client: Client, run: Run) -> Section:
 
     def add(name: str, title: str, caption: str, rows: list[list[float | None]], axis: dict[str, Any]) -> None:
         if any(value is not None for row in rows for value in row):
-            found[name] = Chart(title, caption, charts.curves(names, x, rows, automargin=True, **axis))
+            found[name] = Chart(title, caption, charts.curves(names, x, rows, **axis))
 
     for name, title, caption, axis in _CURVES:
         add(name, title, caption, [[point[name][at] for point in points] for at in range(len(names))], axis)
         if name == "split_half_rbo":
             for measure in points[-1]["reliability"] if points else ():
                 rows = [[point["reliability"][measure][at] for point in points] for at in range(len(names))]
-                title = f"Reliability of {measure.replace('_', ' ')}"
-                add(f"reliability-{measure}", title, _RELIABILITY.format(measure=title[15:]), rows, {"range": [0, 1.02]})
+                named = measure_name(measure)
+                caption = _RELIABILITY.format(measure=named)
+                add(f"reliability-{measure}", f"Reliability of {named}", caption, rows, _UP_TO_1)
     return Section(
         name="convergence",
         title="Convergence",
-        meaning="These curves say how far the numbers of this report would still move if more text of the same kind came in. A point "
-        "is taken whenever the tokens have grown by about a fifth; each line is a layer pair.",
+        meaning="These curves say how far the numbers of this report would still move if more text of the same kind came in. A "
+        "point is taken whenever the tokens have grown by about a fifth; each line is a layer pair.",
         source=source_of(answer) + (f"; the newest point is at {number(x[-1])} tokens" if points else ""),
         shown={
             "pairs": answer["pairs"],
@@ -212,7 +218,7 @@ _MEASURES = {
     "lift with few tokens says little.",
     "mutual_information": "What one feature's firing tells about the other's, in nats (ln 2 = 0.693 at most). It grows with "
     "frequency as well as with similarity.",
-    "pearson": "Correlation of the activations over all tokens, from −1 to 1. It is what flow and lineages are made of here.",
+    "pearson": "Correlation of the activations over all tokens, from −1 to 1. The flow above is made of it.",
     "activation_cosine": "Cosine of the two vectors of activations over tokens. It is near Pearson, since most activations are 0.",
     "decoder_cosine": "Cosine of the two decoder directions in the residual stream. It needs no text, and says nothing of when "
     "features fire.",
@@ -236,7 +242,7 @@ def histograms(client: Client, run: Run) -> Section:
         shown={
             "items": items,
             "lists": answer["lists"],
-            "without": list(items.values())[0] if items else [],
+            "without": next(iter(items.values()), []),
             "colors": list(zip(names, charts.depth_colors(len(names)), strict=True)),
         },
         charts={
@@ -257,16 +263,21 @@ def pass_through(client: Client, run: Run) -> Section:
         answers = [client.get("/v1/flow", pair=pair, kind="passed", limit=EXAMPLES) for pair in pairs]
         found = [[item["best"] for item in answer["items"]] for answer in answers]
     examples = [
-        {"pair": pair, "edges": edges, "texts": texts.both(client, edges[0]["up"], edges[0]["down"])}
-        for pair, edges in zip(run.status["pairs"], found, strict=True)
+        {
+            "pair": pair,
+            "edges": edges,
+            "tokens": answer["snapshot"]["tokens"],
+            "texts": texts.both(client, edges[0]["up"], edges[0]["down"]),
+        }
+        for pair, edges, answer in zip(run.status["pairs"], found, answers, strict=True)
         if edges
     ]
     return Section(
         name="pass_through",
         title="Features that pass through",
-        meaning="Of each layer pair these are the pairs of features whose activations certainly correlate most: they are in the order "
-        "of the lower end of their interval, not of their estimate. The interval holds at all times at once with 95 %, and rests on "
-        "documents after the pair was chosen only, so that it is not flattered by the choice.",
+        meaning="Of each layer pair these are the features whose activations certainly correlate most: they are in the order of "
+        "the lower end of their interval, not of their estimate. The interval holds at all times at once with 95 %, and is from "
+        "the documents after the pair was chosen alone, so that the choice does not flatter it.",
         source=_sources(answers),
         shown={
             "examples": examples,
@@ -295,12 +306,16 @@ def specializations(client: Client, run: Run) -> Section:
     return Section(
         name="specializations",
         title="Features that specialise",
-        meaning="A parent is shared out among children of a later layer when each child implies it, the children exclude each other, "
-        "and together they cover it. How often two children fire together is not counted, only bounded from what is, so a finding is "
-        "“shown” where even the upper bound of what they share is small enough, and a candidate otherwise.",
+        meaning="A parent is shared out among children of a later layer when each child implies it, the children exclude each "
+        "other, and together they cover it. How often two children fire together is not counted, only bounded from what is, so a "
+        'finding is "shown" where even the upper bound of what they share is small enough, and a candidate otherwise.',
         source=source_of(answer),
         shown={"answer": answer, "examples": examples, "relaxed": relaxed},
     )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _sources(answers: Sequence[Any]) -> str:

@@ -89,7 +89,7 @@ def _shown(context: Any, first: str, others: Sequence[str]) -> Shown:
     strongest = max(own[start:end]) or 1.0
     tokens = [
         Token(
-            text=context["tokens"][at],
+            text=_visible(context["tokens"][at]) if own[at] > 0 or theirs[at] > 0 else context["tokens"][at],
             fires=_fires(own[at], theirs[at]),
             heat=own[at] / strongest,
             values=f"{first} {own[at]:.2f}, {others[0] if len(others) == 1 else 'children'} {theirs[at]:.2f}",
@@ -104,3 +104,8 @@ def _fires(own: float, theirs: float) -> Fires:
     if own > 0:
         return "both" if theirs > 0 else "first"
     return "second" if theirs > 0 else ""
+
+
+def _visible(text: str) -> str:
+    """A marked line feed must be seen to be marked."""
+    return text.replace("\n", "⏎\n")
