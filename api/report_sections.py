@@ -14,6 +14,7 @@ from api import report_texts as texts
 from api.client import Client
 from api.report_charts import Chart
 from api.tables import number
+from engine.measures.relations import consecutive
 
 EXAMPLES = 3  # pairs that are listed of each layer pair; the first one with its text
 SPECIALIZATIONS = 4
@@ -69,8 +70,6 @@ def source_of(answer: Any) -> str:
 
 def flow(client: Client, run: Run) -> Section:
     """`/v1/flow` with its defaults, as Sankey along the consecutive layer pairs."""
-    from engine.measures.relations import consecutive
-
     answer = client.get("/v1/flow")
     by_pair = {(pair["up"]["layer"], pair["down"]["layer"]): pair for pair in answer["pairs"]}
     chains: list[list[Any]] = []
@@ -126,9 +125,11 @@ def dead(client: Client, run: Run) -> Section:
         title="Dead features",
         meaning="A dead feature has not fired on any token so far, and from counts alone it can't be told from one that waits for "
         "other text. It has no similarity to anything, and is left out of every share that says so.",
-        source=f"{number(run.status['tokens'])} tokens, as the engine reported them",
+        source=f"{number(run.status['tokens'])} tokens, as the engine reported them"
+        + (
+            f"; the curves end at {number(points[-1]['tokens'])} tokens, snapshot {series['snapshot']['version']}" if points else ""
+        ),
         shown={
-            "layers": layers,
             "colors": list(zip([f"layer {layer['layer']}" for layer in layers], charts.depth_colors(len(layers)), strict=True)),
         },
         charts=found,
