@@ -126,9 +126,7 @@ def dead(client: Client, run: Run) -> Section:
         meaning="A dead feature has not fired on any token so far, and from counts alone it can't be told from one that waits for "
         "other text. It has no similarity to anything, and is left out of every share that says so.",
         source=f"{number(run.status['tokens'])} tokens, as the engine reported them"
-        + (
-            f"; curves end at {number(points[-1]['tokens'])} tokens, snapshot {series['snapshot']['version']}" if points else ""
-        ),
+        + (f"; curves end at {number(points[-1]['tokens'])} tokens, snapshot {series['snapshot']['version']}" if points else ""),
         shown={
             "colors": list(zip([f"layer {layer['layer']}" for layer in layers], charts.depth_colors(len(layers)), strict=True)),
         },
