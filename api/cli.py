@@ -259,6 +259,23 @@ def specializations(
     console.print(relation_tables.specializations(answer))
 
 
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="the HTML file to write; one that is there is replaced")] = Path("report.html"),
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write one self-contained HTML file about the run: flow, dead features, convergence, histograms, examples with their text."""
+    from api import report as page
+
+    page.check_out(out)
+    with _patient(url) as client, complaints.status("reading the run …"):
+        found = page.gather(client)
+        page.write(found, out)
+    if found.notice:
+        console.print(Text(found.notice, style="yellow"))
+    console.print(Text(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {tables.number(found.run.status['tokens'])} tokens"))
+
+
 def _patient(url: str) -> Client:
     """A client that waits as long as the server does for its analysis worker."""
     return Client(url, timeout=75.0)

@@ -47,6 +47,14 @@ class Client:
         """
         return self._decode(lambda: self._http.get(path, params=_given(query)))
 
+    def every(self, path: str, **query: Any) -> Any:
+        """GET a list page by page: its first answer, with the `items` of all pages. The server keeps them of one snapshot."""
+        answer = page = self.get(path, limit=1_000, **query)
+        while page["next"] is not None:
+            page = self.get(path, limit=1_000, cursor=page["next"], **query)
+            answer["items"] += page["items"]
+        return answer
+
     def post(self, path: str, body: Any) -> Any:
         """POST a JSON body; errors as `get`."""
         return self._decode(lambda: self._http.post(path, json=body))

@@ -415,6 +415,44 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
         "snapshot": SNAPSHOT,
     },
+    ("get", "/v1/histograms"): {
+        "measures": list(_VALUES),
+        "min_support": 10,
+        "lists": _LISTS,
+        "total": 9,
+        "items": [
+            {
+                "measure": "jaccard",
+                "pair": [3, 4],
+                "bins": [0.0, 0.25, 0.5, 0.75, 1.0],
+                "up": {"layer": 3, "live": 1_013, "counts": [188, 402, 311, 108], "without": 4, "median": 0.42, "undecided": 0},
+                "down": {"layer": 4, "live": 1_017, "counts": [201, 396, 310, 108], "without": 2, "median": 0.41, "undecided": 0},
+            }
+        ],
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
+        "snapshot": SNAPSHOT,
+    },
+    ("get", "/v1/edges"): {
+        "measure": "pearson",
+        "pair": [3, 4],
+        "watched": 10_412,
+        "total": 3_852,
+        "items": [
+            {
+                **_LINK,
+                "lower": 0.9611,
+                "upper": 0.9784,
+                "interval_estimate": 0.9702,
+                "counted_from": 65_536,
+                "status": "ok",
+                "method": "anytime",
+                "documents": 1_210,
+                "effective_documents": 402.5,
+            }
+        ],
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
+        "snapshot": SNAPSHOT,
+    },
     ("get", "/v1/convergence"): {
         "pairs": [[3, 4]],
         "points": [

@@ -69,10 +69,10 @@ async def flow(
         measure=measure,
         threshold=threshold_of(measure, threshold),
         min_support=support_of(min_support, settings.min_support),
-        pair=None if pair is None else pair_of(pair, await _pairs(views)),
+        pair=None if pair is None else pair_of(pair, await pairs_of(views)),
         kind=kind,  # pyright: ignore[reportArgumentType]  (checked above)
     )
-    return await _answer(request, views, asked, limit, cursor)
+    return await answer_of(request, views, asked, limit, cursor)
 
 
 @get("/v1/lineages", summary="Features that live on over layers", tags=["relations"])
@@ -104,7 +104,7 @@ async def lineages(
         min_length=within("min_length", min_length, 2, len(layers)),
         feature=wanted,
     )
-    return await _answer(request, views, asked, limit, cursor)
+    return await answer_of(request, views, asked, limit, cursor)
 
 
 @get("/v1/specializations", summary="Features that are shared out among others", tags=["relations"])
@@ -136,7 +136,7 @@ async def specializations(
         max_overlap=max_overlap,
         min_support=support_of(min_support, settings.min_support),
     )
-    return await _answer(request, views, asked, limit, cursor)
+    return await answer_of(request, views, asked, limit, cursor)
 
 
 @get("/v1/matching", summary="One-to-one matching of two layers", tags=["relations"])
@@ -156,22 +156,27 @@ async def matching(
     of decoder vectors, folded by the SAE's thresholds where it has any), and the share of features on which the two agree.
     """
     asked = MatchingRequest(
-        pair=pair_of(pair, await _pairs(views)),
+        pair=pair_of(pair, await pairs_of(views)),
         measure=measure,
         threshold=threshold_of(measure, threshold),
         min_support=support_of(min_support, settings.min_support),
     )
-    return await _answer(request, views, asked, limit, cursor)
+    return await answer_of(request, views, asked, limit, cursor)
 
 
-async def _pairs(views: Views) -> list[tuple[int, int]]:
+async def pairs_of(views: Views) -> list[tuple[int, int]]:
+    """The layer pairs of the run.
+
+    Raises:
+        NotReady: the engine has not reported yet.
+    """
     status = await views.status()
     if status is None:
         raise NotReady("the engine has not reported yet")
     return status.pairs
 
 
-async def _answer(request: Request[Any, Any, Any], views: Views, asked: RelationRequest, limit: int, cursor: str | None) -> Any:
+async def answer_of(request: Request[Any, Any, Any], views: Views, asked: RelationRequest, limit: int, cursor: str | None) -> Any:
     """Ask the worker; at once 503 while there is nothing that it could read."""
     page = Page(within("limit", limit, 1, MOST), cursor)
     if await views.snapshot() is None:

@@ -17,6 +17,7 @@ from api_rig import Api, api_process, problem, settings_for
 from api import answers, health
 from api.examples import ANSWERS, PROBLEM
 from api.problems import Problem
+from engine.views import edge_answers as edges
 from engine.views import relation_answers as relations
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, PinAnswer, PinnedAnswer
@@ -43,6 +44,8 @@ TYPES = {
     ("get", "/v1/lineages"): relations.LineagesAnswer,
     ("get", "/v1/specializations"): relations.SpecializationsAnswer,
     ("get", "/v1/matching"): relations.MatchingAnswer,
+    ("get", "/v1/histograms"): edges.HistogramsAnswer,
+    ("get", "/v1/edges"): edges.EdgesAnswer,
     ("get", "/v1/convergence"): answers.ConvergenceAnswer,
     ("get", "/livez"): health.Alive,
     ("get", "/readyz"): health.Ready,

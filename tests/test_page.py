@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from api_engine import Engine
 from api_rig import Api, api_process
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-FLAGS = ["--disable-gpu", "--disable-dev-shm-usage"]
+from tests.chromium import chromium
 
 
 class Run:
@@ -35,13 +33,8 @@ class Run:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    assert executable, "chromium is not installed: apt-get install chromium"
-    with sync_playwright() as playwright:
-        flags = FLAGS + (["--no-sandbox"] if os.geteuid() == 0 else [])
-        opened = playwright.chromium.launch(executable_path=executable, args=flags)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

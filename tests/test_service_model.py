@@ -15,6 +15,8 @@ import redis
 from safetensors.numpy import load_file
 from scipy.optimize import linear_sum_assignment
 
+from api.client import Client
+from api.report import gather, render
 from engine.counts.checkpoint import Checkpoints
 from engine.counts.state import State
 from engine.demo import text
@@ -138,6 +140,23 @@ def test_the_strongest_contexts_of_a_feature_are_texts_of_different_documents(se
             assert "\ufffd" in text or any(text in document for document in texts)
             shown += 1
     assert shown > 40
+
+
+def test_the_report_has_every_section_and_its_texts_are_of_the_corpora(service: Service) -> None:
+    texts = [text for corpus in CORPORA for text in TEXT[corpus]]
+    with Client(str(service.http.base_url), timeout=75.0) as client:
+        sections = {section.name: section for section in gather(client).sections}
+        html = render(gather(client))
+    assert list(sections) == ["flow", "dead", "convergence", "histograms", "pass_through", "specializations"]
+    assert "decoder_cosine" in sections["histograms"].charts
+    examples = sections["pass_through"].shown["examples"] + sections["specializations"].shown["examples"]
+    shown = [one for example in examples for one in example["texts"].shown]
+    assert len(shown) > 6
+    for one in shown:
+        assert one.tokens is not None and sum(token.peak for token in one.tokens) == 1
+        text = "".join(token.text for token in one.tokens).replace("⏎\n", "\n")
+        assert "\ufffd" in text or any(text in document for document in texts)
+    assert html.count("<section") == len(sections) + 1
 
 
 def test_concurrent_readers_while_text_is_counted_see_numbers_that_belong_together(service: Service) -> None:

@@ -57,7 +57,7 @@ MOST_ASSIGNMENT_WORK = 4_000_000_000
 def flow(whole: Whole, request: FlowRequest) -> tuple[FlowAnswer, list[FlowItemAnswer]]:
     """Counts of each layer pair, and the features of one kind of one pair."""
     graph = whole.graph
-    _known_cosines(whole, request.measure)
+    known_cosines(whole, request.measure)
     sides = {
         pair: measured.flow(graph, pair, request.measure, request.threshold, request.min_support)
         for pair in ([request.pair] if request.pair else graph.edges)
@@ -71,7 +71,7 @@ def flow(whole: Whole, request: FlowRequest) -> tuple[FlowAnswer, list[FlowItemA
         measure=request.measure,
         threshold=request.threshold,
         min_support=request.min_support,
-        lists=_lists(graph, request.measure, sides, sum(int(side.undecided.sum()) for pair in sides.values() for side in pair)),
+        lists=lists_of(graph, request.measure, sides, sum(int(side.undecided.sum()) for pair in sides.values() for side in pair)),
         pairs=[_flow_pair(up, down) for up, down in sides.values()],
         kind=request.kind,
         items=None if request.kind is None else [],
@@ -127,7 +127,7 @@ def _flow_items(graph: FeatureGraph, request: FlowRequest, side: FlowSide) -> tu
         chosen = chosen[np.lexsort((chosen, -counts[chosen]))]
     kept = chosen[:MOST_ITEMS]
     best = side.best[kept]
-    links = iter(_links(graph, request.pair, best[best >= 0], request.measure))
+    links = iter(links_of(graph, request.pair, best[best >= 0], request.measure))
     items = [
         FlowItemAnswer(feature=name((side.layer, index)), count=int(counts[index]), best=next(links) if edge >= 0 else None)
         for index, edge in zip(kept.tolist(), best.tolist(), strict=True)
@@ -138,7 +138,7 @@ def _flow_items(graph: FeatureGraph, request: FlowRequest, side: FlowSide) -> tu
 def lineages(whole: Whole, request: LineagesRequest) -> tuple[LineagesAnswer, list[LineageAnswer]]:
     """Every lineage counted, those that were asked for listed."""
     graph = whole.graph
-    _known_cosines(whole, request.measure)
+    known_cosines(whole, request.measure)
     found = measured.lineages(graph, request.measure, request.threshold, request.min_support)
     chains = [chain for chain in found.chains if len(chain.layers) >= request.min_length]
     if request.feature is not None:
@@ -152,7 +152,7 @@ def lineages(whole: Whole, request: LineagesRequest) -> tuple[LineagesAnswer, li
         measure=request.measure,
         threshold=request.threshold,
         min_support=request.min_support,
-        lists=_lists(graph, request.measure, path, found.undecided),
+        lists=lists_of(graph, request.measure, path, found.undecided),
         path=path,
         lengths=[LengthAnswer(length=length, count=count) for length, count in sorted(lengths.items()) if count],
         spans=[SpanAnswer(birth=birth, death=death, count=count) for (birth, death), count in sorted(found.spans.items())],
@@ -165,7 +165,7 @@ def lineages(whole: Whole, request: LineagesRequest) -> tuple[LineagesAnswer, li
 
 
 def _lineage(graph: FeatureGraph, chain: Lineage, measure: str) -> LineageAnswer:
-    links = [link for step in chain.links for link in _links(graph, step.pair, np.array([step.edge]), measure)]
+    links = [link for step in chain.links for link in links_of(graph, step.pair, np.array([step.edge]), measure)]
     weakest = links[chain.weakest]
     assert weakest.estimate is not None
     sums, squares = measured.mass(graph, chain)
@@ -207,7 +207,7 @@ def specialized(whole: Whole, request: SpecializationsRequest) -> tuple[Speciali
         max_overlap=request.max_overlap,
         min_share=MIN_SHARE,
         min_support=request.min_support,
-        lists=_lists(graph, "necessity", graph.edges, found.undecided),
+        lists=lists_of(graph, "necessity", graph.edges, found.undecided),
         total=len(found.items),
         shown=sum(item.shared.upper <= request.max_overlap for item in found.items),
         items=[],
@@ -254,7 +254,7 @@ def matching(whole: Whole, request: MatchingRequest, decoders: Decoders) -> tupl
         BadValue: more pairs at or above the threshold than can be assigned in reasonable time.
     """
     graph, pair = whole.graph, request.pair
-    _known_cosines(whole, request.measure)
+    known_cosines(whole, request.measure)
     edges, scores = graph.edges[pair], graph.scores(pair, request.measure)
     sizes = len(graph.layers[pair[0]].count), len(graph.layers[pair[1]].count)
     candidates = np.flatnonzero((scores >= request.threshold) & (edges.joint >= request.min_support))
@@ -303,12 +303,12 @@ def matching(whole: Whole, request: MatchingRequest, decoders: Decoders) -> tupl
             measures=link.measures,
             data_free=None if partner < 0 else name((pair[1], partner)),
         )
-        for link, partner in zip(_links(graph, pair, kept, request.measure), partners, strict=True)
+        for link, partner in zip(links_of(graph, pair, kept, request.measure), partners, strict=True)
     ]
     return answer, items
 
 
-def _links(graph: FeatureGraph, pair: Pair, which: np.ndarray, measure: str) -> list[LinkAnswer]:
+def links_of(graph: FeatureGraph, pair: Pair, which: np.ndarray, measure: str) -> list[LinkAnswer]:
     """Edges of a pair, by their indices int64 `[n]`, with their counts and every measure."""
     edges, counts = graph.edges[pair], graph.counts(pair, which)
     columns = {key: np.broadcast_to(value, which.shape).tolist() for key, value in estimates(counts).items()} if len(which) else {}
@@ -326,14 +326,14 @@ def _links(graph: FeatureGraph, pair: Pair, which: np.ndarray, measure: str) -> 
     ]
 
 
-def _lists(graph: FeatureGraph, measure: str, pairs: Iterable[Pair], undecided: int) -> ListsAnswer:
+def lists_of(graph: FeatureGraph, measure: str, pairs: Iterable[Pair], undecided: int) -> ListsAnswer:
     """What was read. Layer pairs too large to be ranked by decoder cosine list what others rank: nothing is known of the rest."""
     sizes = [len(layer.count) for layer in graph.layers]
     ranked = measure != "decoder_cosine" or all(sizes[up] * sizes[down] <= DENSE_CELLS for up, down in pairs)
     return ListsAnswer(published_k=graph.k, min_support=graph.min_support, undecided=undecided if ranked else None)
 
 
-def _known_cosines(whole: Whole, measure: str) -> None:
+def known_cosines(whole: Whole, measure: str) -> None:
     if measure == "decoder_cosine" and not whole.run.model:
         raise BadValue("measure = 'decoder_cosine': this run has no model, so decoder directions are not known")
 

@@ -4,16 +4,17 @@
 2. Read every feature's record *at that version*, 100 a call, while the engine goes on publishing. Redis keeps two versions of a
    record, so a version can be read until the next but one is being written; a record that is gone by then says so, and the read
    begins again at the newest version. Nothing is unpacked before all of it is here, which keeps that window short.
-3. Unpack into arrays: a layer's counts, and per layer pair the union of both directions' lists, each pair of features once.
+3. Unpack into arrays: a layer's counts, and per layer pair the union of both directions' lists, each pair of features once, with
+   the intervals of those that are watched.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -24,12 +25,19 @@ from engine.errors import NotReady
 from engine.measures.relations import Edges, FeatureGraph, LayerCounts, Pair
 from engine.views import scripts
 from engine.views.keys import Keys
-from engine.views.records import NEIGHBOR, ORDER_DIGITS, FeatureRecord, NeighborTable, Snapshot
+from engine.views.records import INTERVAL, NEIGHBOR, ORDER_DIGITS, FeatureRecord, NeighborTable, Snapshot
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 100  # records of one call: more would hold up other readers for longer than 5 ms
 _ATTEMPTS = 3
+
+
+class WatchedEdges(NamedTuple):
+    """The edges of a layer pair that are watched: int64 `[W]`, ascending, by their index among its edges, and `INTERVAL [W]`."""
+
+    edges: np.ndarray
+    intervals: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Whole:
     snapshot: Snapshot
     run: RunDescription
     graph: FeatureGraph
+    watched: Mapping[Pair, WatchedEdges]
 
 
 class SnapshotReader:
@@ -75,8 +84,8 @@ class SnapshotReader:
             run = RunDescription.from_bytes(packed)
             records = self._records(run.dictionaries, order)
             if records is not None:
-                graph = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
-                return Whole(snapshot, run, graph)
+                graph, watched = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
+                return Whole(snapshot, run, graph, watched)
             log.info("snapshot %s was replaced while it was read", snapshot.version)
         raise NotReady(f"{_ATTEMPTS} snapshots in a row were replaced while they were read: the machine is busy", retry_after=5)
 
@@ -95,15 +104,20 @@ class SnapshotReader:
 
 @dataclass
 class _Rows:
-    """The rows of one layer pair and direction while they are gathered: whose they are, how many each has, and their bytes."""
+    """The rows of one layer pair and direction while they are gathered: whose they are, how many each has, and their bytes; and
+    the same of the intervals."""
 
     owners: list[int]
     lengths: list[int]
     packed: list[memoryview]
+    watched: list[int]
+    intervals: list[memoryview]
 
 
-def graph_of(records: list[bytes], dictionaries: Sequence[int], tokens: int, k: int, min_support: int) -> FeatureGraph:
-    """The graph of a snapshot.
+def graph_of(
+    records: list[bytes], dictionaries: Sequence[int], tokens: int, k: int, min_support: int
+) -> tuple[FeatureGraph, dict[Pair, WatchedEdges]]:
+    """The graph of a snapshot, and which of its edges are watched.
 
     Args:
         records: packed `FeatureRecord`s of all features, layer by layer; the list is emptied on the way, to save memory.
@@ -112,8 +126,8 @@ def graph_of(records: list[bytes], dictionaries: Sequence[int], tokens: int, k: 
         k, min_support: what the lists were published with.
     """
     layers = [LayerCounts(np.zeros(size, np.int64), np.zeros(size), np.zeros(size)) for size in dictionaries]
-    downstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], []))
-    upstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], []))
+    downstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], []))
+    upstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], []))
     for record in _unpacked(records):
         counts, at = layers[record.layer], record.index
         counts.count[at], counts.sum[at], counts.sum_of_squares[at] = record.count, record.sum, record.sum_of_squares
@@ -121,8 +135,12 @@ def graph_of(records: list[bytes], dictionaries: Sequence[int], tokens: int, k: 
             down = table.direction == "downstream"
             pair = (record.layer, table.layer) if down else (table.layer, record.layer)
             _gather((downstream if down else upstream)[pair], at, table)
-    edges = {pair: _union(downstream.pop(pair), upstream.pop(pair), dictionaries[pair[1]]) for pair in sorted(downstream)}
-    return FeatureGraph(tokens, layers, edges, k, min_support)
+    edges, watched = {}, {}
+    for pair in sorted(downstream):
+        sides, width = (downstream.pop(pair), upstream.pop(pair)), dictionaries[pair[1]]
+        edges[pair] = _union(*sides, width)
+        watched[pair] = _watched(edges[pair], *sides, width)
+    return FeatureGraph(tokens, layers, edges, k, min_support), watched
 
 
 def _unpacked(records: list[bytes]) -> Iterator[FeatureRecord]:
@@ -136,6 +154,8 @@ def _gather(rows: _Rows, owner: int, table: NeighborTable) -> None:
     rows.owners.append(owner)
     rows.lengths.append(len(table.packed) // NEIGHBOR.itemsize)
     rows.packed.append(table.packed)
+    rows.watched.append(len(table.packed_intervals) // INTERVAL.itemsize)
+    rows.intervals.append(table.packed_intervals)
 
 
 def _union(downstream: _Rows, upstream: _Rows, width: int) -> Edges:
@@ -152,3 +172,17 @@ def _union(downstream: _Rows, upstream: _Rows, width: int) -> Edges:
     ids, first = np.unique(ids, return_index=True)
     up, down = np.divmod(ids, width)
     return Edges(up.astype(np.int32), down.astype(np.int32), joint[first], product[first], cosine[first])
+
+
+def _watched(edges: Edges, downstream: _Rows, upstream: _Rows, width: int) -> WatchedEdges:
+    """The intervals that either list holds, each pair's once, at the edges that they belong to."""
+    ids, intervals = [], []
+    for rows in (downstream, upstream):
+        found = np.frombuffer(b"".join(rows.intervals), INTERVAL)
+        owner = np.repeat(np.array(rows.owners, np.int64), rows.watched)
+        up, down = (owner, found["index"]) if rows is downstream else (found["index"], owner)
+        ids.append(up.astype(np.int64) * width + down)
+        intervals.append(found)
+    own, first = np.unique(np.concatenate(ids), return_index=True)
+    at = np.searchsorted(edges.up.astype(np.int64) * width + edges.down, own)
+    return WatchedEdges(at, np.concatenate(intervals)[first])

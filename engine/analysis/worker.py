@@ -16,7 +16,7 @@ import msgspec
 import redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from engine.analysis import answers
+from engine.analysis import answers, edges
 from engine.analysis.decoders import Decoders
 from engine.analysis.lists import Lists
 from engine.analysis.snapshot import SnapshotReader, Whole
@@ -27,7 +27,9 @@ from engine.views.connection import connect
 from engine.views.keys import Keys
 from engine.views.relations import (
     AnalysisEnvelope,
+    EdgesRequest,
     FlowRequest,
+    HistogramsRequest,
     LineagesRequest,
     RelationRequest,
     SpecializationsRequest,
@@ -122,6 +124,10 @@ class Worker:
             return answers.lineages(whole, request)
         if isinstance(request, SpecializationsRequest):
             return answers.specialized(whole, request)
+        if isinstance(request, HistogramsRequest):
+            return edges.histograms(whole, request)
+        if isinstance(request, EdgesRequest):
+            return edges.edges(whole, request)
         return answers.matching(whole, request, self._decoders)
 
     def _refresh(self) -> Whole:

@@ -14,6 +14,7 @@ import redis.asyncio
 
 from engine.errors import BadInput, BadValue
 from engine.measures.relations import check_threshold
+from engine.views.edge_answers import EdgesAnswer, HistogramsAnswer
 from engine.views.keys import Keys
 from engine.views.relation_answers import FlowAnswer, Kind, LineagesAnswer, MatchingAnswer, SpecializationsAnswer
 from engine.views.requests import exchange, open_reply
@@ -73,7 +74,21 @@ class MatchingRequest(msgspec.Struct, frozen=True, kw_only=True, tag="matching")
     min_support: int
 
 
-RelationRequest = FlowRequest | LineagesRequest | SpecializationsRequest | MatchingRequest
+class HistogramsRequest(msgspec.Struct, frozen=True, kw_only=True, tag="histograms"):
+    """Histograms of the best partners by one measure, or by every one that the run has."""
+
+    measure: str | None
+    min_support: int
+
+
+class EdgesRequest(msgspec.Struct, frozen=True, kw_only=True, tag="edges"):
+    """Watched edges by the lower bound of a measure that has intervals, of all layer pairs or one."""
+
+    measure: str
+    pair: tuple[int, int] | None = None
+
+
+RelationRequest = FlowRequest | LineagesRequest | SpecializationsRequest | MatchingRequest | HistogramsRequest | EdgesRequest
 
 
 class AnalysisEnvelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +105,8 @@ ANSWERS: dict[type, type] = {
     LineagesRequest: LineagesAnswer,
     SpecializationsRequest: SpecializationsAnswer,
     MatchingRequest: MatchingAnswer,
+    HistogramsRequest: HistogramsAnswer,
+    EdgesRequest: EdgesAnswer,
 }
 
 
