@@ -45,9 +45,8 @@ _PATTERN = np.arange(CELLS)
 _P0, _P1, _P2, _Y = ((_PATTERN >> bit & 1).astype(bool) for bit in range(4))
 _ANY = np.ones(CELLS, bool)
 
-# By kind (AND, OR, AND_NOT, TWO_OF_THREE), the parts of each test: stratum, x, y and σ.
 _Part = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], float]
-_PARTS: tuple[tuple[tuple[_Part, ...], ...], ...] = (
+TEST_PARTS: tuple[tuple[tuple[_Part, ...], ...], ...] = (
     (((_P1, _P0, _Y, 1.0),), ((_P0, _P1, _Y, 1.0),), ((~_Y, _P0, _P1, -1.0),)),
     (((~_P1, _P0, _Y, 1.0),), ((~_P0, _P1, _Y, 1.0),), ((_Y, _P0, _P1, -1.0),)),
     (((~_P1, _P0, _Y, 1.0),), ((_P0, _P1, _Y, -1.0),), ((~_Y, _P0, _P1, 1.0),)),
@@ -58,6 +57,8 @@ _PARTS: tuple[tuple[tuple[_Part, ...], ...], ...] = (
         tuple((~_Y, first, second, -1.0) for first, second in ((_P0, _P1), (_P0, _P2), (_P1, _P2))),
     ),
 )
+"""By kind (AND, OR, AND_NOT, TWO_OF_THREE) and test, the parts that are summed: bool `[16]` which cells are of the stratum, have x
+and have y, and σ."""
 
 
 def block_tokens(length: int) -> int:
@@ -84,7 +85,7 @@ def block_scores(kind: int, cells: ArrayLike) -> tuple[Floats, Floats]:
         raise BadValue(f"gate kind is {kind}, it must be one of {', '.join(f'{code} ({name})' for code, name in enumerate(KINDS))}")
     counts = np.asarray(cells, np.float64)
     s, c = np.zeros((*counts.shape[:-1], 4)), np.zeros((*counts.shape[:-1], 4))
-    for test, parts in enumerate(_PARTS[kind]):
+    for test, parts in enumerate(TEST_PARTS[kind]):
         for stratum, x, y, sign in parts:
             n, r, k, joint = (counts[..., stratum & of].sum(axis=-1) for of in (_ANY, x, y, x & y))
             expected = np.divide(r * k, n, out=np.zeros_like(n), where=n > 0)

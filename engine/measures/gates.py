@@ -225,6 +225,44 @@ def conditional_entropy(both: ArrayLike, predicted: ArrayLike, child: ArrayLike,
     return sum((_x_log2(of) - _x_log2(part) - _x_log2(of - part) for part, of in parts), np.zeros(tp.shape))
 
 
+class GateCounts(NamedTuple):
+    """Tokens of G gates, int64 `[G]` each: gate and child active, gate active, child active."""
+
+    both: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    child: NDArray[np.int64]
+
+
+def gate_counts(kinds: ArrayLike, cells: ArrayLike) -> GateCounts:
+    """Counts of gates from their own cells.
+
+    Args:
+        kinds: uint8 `[G]`.
+        cells: int `[G, 16]`, index [p0] + 2[p1] + 4[p2] + 8[child]; cell 0 is not read.
+    """
+    counts = np.asarray(cells, np.int64)
+    silent, active = counts[:, :8], counts[:, 8:]
+    gate = _GATE_PATTERNS[np.asarray(kinds, np.int64)]
+    both = (active * gate).sum(axis=1)
+    return GateCounts(both, both + (silent * gate).sum(axis=1), active.sum(axis=1))
+
+
+def explained_bits(
+    kinds: ArrayLike, counts: GateCounts, tokens: ArrayLike, candidates: ArrayLike, effect: ArrayLike = 1.0
+) -> Floats:
+    """Bits per token that gates save against their children by themselves, like `Fits.explained`, over the gates' own tokens.
+
+    Args:
+        kinds: uint8 `[G]`; counts: of each; tokens: int `[G]`, counted since its nomination.
+        candidates: P, that the parents were chosen from.
+        effect: tokens that weigh as one independent one.
+    """
+    n, none = np.asarray(tokens, np.int64), np.zeros_like(counts.child)
+    alone = conditional_entropy(none, none, counts.child, n)
+    saved = alone - conditional_entropy(counts.both, counts.predicted, counts.child, n)
+    return (saved - description_cost(kinds, candidates) * np.asarray(effect)) / np.maximum(n, 1)
+
+
 class Nominations(NamedTuple):
     """G gates to be judged from here on: child int64 `[G]`, place of the child's gates that each takes int64 `[G]`, hypothesis
     int64 `[G]`, kind uint8 `[G]`, parents int32 `[G, 3]` (−1: none) and best single parent int32 `[G]`, upstream features."""
@@ -306,3 +344,6 @@ def _divide(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
     """NaN where the denominator is 0."""
     top, under = np.broadcast_arrays(np.asarray(numerator, np.float64), np.asarray(denominator, np.float64))
     return np.divide(top, under, out=np.full(top.shape, np.nan), where=under > 0)
+
+
+_GATE_PATTERNS = np.stack([holds(kind, *_patterns(3)) for kind in range(len(KINDS))])  # bool [4, 8]: where each holds
