@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.gate_streams import Segment
 from engine.measures.convergence import DesignEffects, design_effect_of, design_effects
-from engine.measures.gate_candidates import DUPLICATE, choose_parents, rank_candidates, significant_pairs
-from engine.measures.gate_tests import GATE, TEST_PARTS, TESTS, block_tokens, gate_evidence, verdicts
+from engine.measures.gate_candidates import DUPLICATE, SIGNIFICANT, choose_parents, rank_candidates, significant_pairs
+from engine.measures.gate_tests import GATE, PRIOR, TEST_PARTS, TESTS, block_tokens, gate_evidence, verdicts
 from engine.measures.gates import MOST_LIVE, Fits, explained_bits, fits, gate_counts, nominate
 
 CLUSTER_TOKENS = 4096
@@ -108,7 +108,7 @@ class Recipe:
         place = (self.tokens**4).bit_length() - 1
         if place > self._place:
             self._place = place
-            self._choose(masks[0])
+            self._choose(segment, masks, block)
 
     def candidates(self) -> np.ndarray:
         """int32 `[Dd, m]`."""
@@ -134,7 +134,7 @@ class Recipe:
         said = np.full(int(leads.sum()), GATE, np.uint8)
         return Gates(first.child[leads], first.kind[leads], first.parents[leads].astype(np.int64), said)
 
-    def _choose(self, up_masks: np.ndarray) -> None:
+    def _choose(self, segment: Segment, masks: list[np.ndarray], block: np.ndarray) -> None:
         """Nominations first: the tables that they come from may be given up then."""
         self._effects = self._pair_effects()
         new = nominate(
@@ -155,7 +155,10 @@ class Recipe:
         joint, up, down = self.counted()
         pairs = significant_pairs(joint[:, due], up, down[due], self.tokens, self._effects)
         ranked = rank_candidates(pairs, up, down[due], self.tokens)
-        chosen = choose_parents(ranked, self._m, lambda first, second: _jaccard(up_masks, first, second) >= DUPLICATE)
+        starts = np.searchsorted(block, np.arange(masks[0].shape[1]))
+        silencers = _silencers(*segment.up[:2], starts, *masks, ranked.necessity[:, 0], due, SIGNIFICANT)
+        ranked = ranked._replace(inhibition=np.concatenate([silencers, ranked.inhibition], axis=1))
+        chosen = choose_parents(ranked, self._m, lambda first, second: _jaccard(masks[0], first, second) >= DUPLICATE)
         other = np.any(np.sort(chosen, axis=1) != np.sort(self._parents[due], axis=1), axis=1)
         self._parents[due[other]], self._since[due[other]], self._cells[due[other]] = chosen[other], self.tokens, 0
 
@@ -266,26 +269,33 @@ def score(up, down, sizes, kinds, parents, children, cells, log_e, scores, squar
         kinds, children: int64 `[G]`; parents: int32 `[G, 3]`.
         cells: int64 `[G, 16]`; log_e, scores, squares: float64 `[G, 4]`.
     """
-    _score(up, down, sizes, kinds, parents, children, _MASKS, _SIGNS, np.array(TESTS), cells, log_e, scores, squares)
+    _score(up, down, sizes, kinds, parents, children, _MASKS, _SIGNS, np.array(TESTS), np.array(PRIOR), cells, log_e, scores, squares)
 
 
 @numba.njit(cache=True)
-def _score(up, down, sizes, kinds, parents, children, masks, signs, tests, cells, log_e, scores, squares):
-    here = np.zeros(16, np.int64)
+def _score(up, down, sizes, kinds, parents, children, masks, signs, tests, prior, cells, log_e, scores, squares):
+    here, one = np.zeros(16, np.int64), np.uint32(1)
     for gate in range(len(kinds)):
         kind, (first, second, third), child = kinds[gate], parents[gate], children[gate]
         for block in range(len(sizes)):
             a, b, y = up[first, block], up[second, block], down[child, block]
             c = up[third, block] if third >= 0 else np.uint32(0)
-            if not (a | b | c | y):
+            union = a | b | c | y
+            if not union:
                 cells[gate, 0] += sizes[block]
                 continue
             here[:] = 0
-            for bit in range(sizes[block]):
-                at = np.uint32(bit)
-                one = np.uint32(1)
-                here[(a >> at & one) + 2 * (b >> at & one) + 4 * (c >> at & one) + 8 * (y >> at & one)] += 1
+            here[0], bit = sizes[block], np.uint32(0)
+            while union >> bit:
+                cell = np.int64(((a >> bit) & one) + 2 * ((b >> bit) & one) + 4 * ((c >> bit) & one) + 8 * ((y >> bit) & one))
+                here[cell] += 1
+                here[0] -= 1
+                bit += one
+                if bit == 32:
+                    break
             cells[gate] += here
+            if (a > 0) + (b > 0) + (c > 0) + (y > 0) < 2:
+                continue  # of one feature alone nothing can be said
             for test in range(tests[kind]):
                 s, loss = 0.0, 0.0
                 for part in range(3):
@@ -303,12 +313,47 @@ def _score(up, down, sizes, kinds, parents, children, masks, signs, tests, cells
                     expected = r * k / n
                     s += sign * (joint - expected)
                     loss += expected - max(0, r + k - n) if sign > 0 else min(r, k) - expected
-                bet = max(0.0, (0.5 + scores[gate, test]) / (1.0 + squares[gate, test]))
+                bet = max(0.0, (prior[0] + scores[gate, test]) / (prior[1] + squares[gate, test]))
                 if loss > 0:
                     bet = min(bet, 0.9 / loss)
                 log_e[gate, test] += np.log1p(bet * s)
                 scores[gate, test] += s
                 squares[gate, test] += s * s
+
+
+@numba.njit(cache=True)
+def _silencers(offsets, features, starts, up, down, parents, children, least):
+    """int64 [n, 4]: by `suppression` in this segment, the features that most silence each child where its parent is active; −1."""
+    found = np.full((len(children), 4), -1, np.int64)
+    counts = np.zeros((len(up), 2), np.int64)
+    for at in range(len(children)):
+        parent, child = parents[at], children[at]
+        if parent < 0:
+            continue
+        counts[:] = 0
+        for block in range(up.shape[1]):
+            mask, bit = up[parent, block], 0
+            while mask:
+                if mask & np.uint32(1):
+                    active = np.int64(down[child, block] >> np.uint32(bit) & np.uint32(1))
+                    token = starts[block] + bit
+                    for feature in features[offsets[token] : offsets[token + 1]]:
+                        counts[feature, active] += 1
+                mask >>= np.uint32(1)
+                bit += 1
+        silent, both = counts[parent]
+        z = np.zeros(len(counts))
+        for feature in range(len(counts)):
+            expected = (counts[feature, 0] + counts[feature, 1]) * silent / max(silent + both, 1)
+            z[feature] = (counts[feature, 0] - expected) / np.sqrt(max(expected, 1.0))
+        z[parent] = 0.0
+        for place in range(4):
+            best = np.argmax(z)
+            if z[best] <= least:
+                break
+            found[at, place] = best
+            z[best] = 0.0
+    return found
 
 
 @numba.njit(cache=True)

@@ -7,9 +7,9 @@
 2. A feature has a rate (Zipf-Mandelbrot, 8 % to 0.02 %; eight of each layer fire on 10–40 % of tokens), and most have a *group*: a
    group belongs to a topic, which has 80 % of the feature's tokens, and has a burst in every document (exponential) that its features
    share by half. Groups are shared by both layers, so a child of nothing still goes up and down with upstream features.
-3. Children with a gate: AND, OR, AND_NOT, 2-of-3 of upstream features of their own; parents are of one group in `TOGETHER` of cases.
-   Parents of AND and AND_NOT are of the more frequent half, or few would be active together often enough to decide anything.
-   `shared`: so large a part of the rarer parent's tokens is also one of the other's.
+3. Children with a gate: AND, OR, AND_NOT, 2-of-3 of upstream features of their own. The parents are of one group in a share
+   `together` of the gates, and those of all but OR of the more frequent half, or few would be active together often enough to decide
+   anything. `shared`: so large a part of the rarer parent's tokens is also one of the other's.
 4. Children without one. *copy*: of a parent. *noisy copy*: with 30 % of its tokens gone and 10 % added, whatever the label noise.
    *bystander*: a copy, where another upstream feature has a third of the parent's tokens. *common cause*: 2 or 3 upstream features
    miss 10 to 50 % of a cause and fire on up to 20 % more tokens elsewhere, the child is the cause itself. *noise*: nothing.
@@ -40,7 +40,6 @@ HEAD, LARGEST_TAIL, EXPONENT = np.geomspace(0.4, 0.1, 8), 0.08, 1.7
 STEEPEST = 0.8
 """Drift: the rate goes from 1 − d to 1 + d times its mean along a document, d uniform up to this on either side."""
 
-TOGETHER = 0.7
 SEGMENT_TOKENS = 65_536
 LARGEST_RATE = 0.5
 
@@ -55,6 +54,7 @@ class GateSpec(NamedTuple):
         others: children of each of copy, noisy copy, bystander and common cause; the rest is noise.
         label_noise: q.
         shared: part of the rarer parent's tokens that is the other's too.
+        together: share of the gates whose parents are of one group; the others' groups have nothing to do with each other.
         misses_only: causes are only missed by their reports, which fire nowhere else.
         seed: of everything.
     """
@@ -66,13 +66,14 @@ class GateSpec(NamedTuple):
     others: int = 60
     label_noise: float = 0.02
     shared: float = 0.0
+    together: float = 1.0
     misses_only: bool = False
     seed: int = 0
 
 
 class Planted(NamedTuple):
     """A gate: its child, kind, parents in order (AND_NOT: the second inhibits) and deciding tokens: int64, ascending, those at which
-    gate and best single parent disagree and the child agrees with the gate (AND: at which both parents and the child are active)."""
+    gate and best single parent disagree and the child agrees with the gate (AND and 2-of-3: at which both are active)."""
 
     child: int
     kind: int
@@ -267,10 +268,10 @@ class _Maker:
         return self._rates.pop(at)
 
     def _gate(self, kind: int) -> Planted:
-        together = self.rng.random() < TOGETHER
-        group = self.text.group()
-        frequent = kind in (AND, AND_NOT)
-        parents = [self.text.draw(self._rate(frequent), group if together else self.text.group()) for _ in range(PARENTS[kind])]
+        groups = self.rng.permutation(GROUPS)[: PARENTS[kind]]
+        if self.rng.random() < self.spec.together:
+            groups[:] = groups[0]
+        parents = [self.text.draw(self._rate(kind != OR), int(group)) for group in groups]
         if self.spec.shared:
             for at in range(1, len(parents)):
                 parents[at - 1], parents[at] = self._sharing(parents[at - 1], parents[at])
@@ -281,7 +282,7 @@ class _Maker:
         child = self._labelled(np.flatnonzero(gate))
         active[3, child] = True
         f1 = [2 * active[at, child].sum() / (len(child) + len(tokens)) for at, tokens in enumerate(parents)]
-        deciding = gate & active[3] if kind == AND else (gate == active[3]) & (gate != active[int(np.argmax(f1))])
+        deciding = gate & active[3] if kind in (AND, TWO_OF_THREE) else (gate == active[3]) & (gate != active[int(np.argmax(f1))])
         names = tuple(range(len(self.up), len(self.up) + len(parents)))
         self.up += parents
         self.down.append(child)

@@ -38,6 +38,9 @@ TESTS = (3, 3, 3, 4)
 BLOCK_TOKENS = 32
 ALPHA = 0.05
 
+PRIOR = (0.5, 0.5)
+"""What the bets begin with in the place of Σs and Σs²."""
+
 VERDICTS = ("none", "joint", "gate")
 NONE, JOINT, GATE = range(3)
 
@@ -117,7 +120,7 @@ def add_block(evidence: Evidence, s: Floats, c: Floats) -> None:
     """
     log_e, scores, squares = evidence
     most = np.divide(0.9, c, out=np.full_like(c, np.inf), where=c > 0)
-    bet = np.minimum(np.maximum(0.0, (0.5 + scores) / (1.0 + squares)), most)
+    bet = np.minimum(np.maximum(0.0, (PRIOR[0] + scores) / (PRIOR[1] + squares)), most)
     log_e += np.log1p(bet * s)
     scores += s
     squares += s * s
