@@ -1,4 +1,4 @@
-"""The whole recipe for gates in one place, over the dictionaries of `benchmarks.gate_streams`: what the engine's state is held against.
+"""The whole recipe for gates in one place, over the streams of `benchmarks.gate_streams`: what the engine is held against.
 
     segment ──▶ pair counts by half, block masks ──▶ cells of the tables, scores of nominated gates
     end of a segment past 2^(k/4) tokens ──▶ nominations from the tables ──▶ candidates of the children that are due, new tables
@@ -31,12 +31,16 @@ EFFECT_SAMPLE = 2_000_000  # pairs that the design effects are taken from
 
 
 class Gates(NamedTuple):
-    """G gates: child int64 `[G]`, kind uint8 `[G]`, parents int64 `[G, 3]` (−1: none), verdict uint8 `[G]` (`gate_tests.VERDICTS`)."""
+    """G gates: child int64 `[G]`, kind uint8 `[G]`, parents int64 `[G, 3]` (−1: none), verdict uint8 `[G]` as in `VERDICTS`."""
 
     child: np.ndarray
     kind: np.ndarray
     parents: np.ndarray
     verdict: np.ndarray
+
+    def of(self, chosen: np.ndarray) -> Gates:
+        """Some of them, by index or mask."""
+        return Gates(*(column[chosen] for column in self))
 
 
 class Finder(Protocol):
@@ -192,7 +196,7 @@ class Recipe:
 
 
 def blocks_of(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blocks of whole documents: the block of each token int64 `[T]`, its place there uint32 `[T]`, and tokens of each block int64."""
+    """Blocks of whole documents: the block of each token int64 `[T]`, its place there uint32 `[T]`, tokens of each block int64."""
     sizes = []
     for length in lengths.tolist():
         for cluster in range(0, length, CLUSTER_TOKENS):
@@ -248,7 +252,7 @@ def _count_cells(up, down, parents, cells):
 
 
 def _part_masks() -> tuple[np.ndarray, np.ndarray]:
-    """The parts of all tests: cells of stratum, stratum and x, stratum and y, all three, bool `[4, 4, 3, 4, 16]`, and σ `[4, 4, 3]`."""
+    """Parts of all tests: cells of stratum, with x, with y and with both, bool `[4, 4, 3, 4, 16]`, and σ `[4, 4, 3]`."""
     masks, signs = np.zeros((4, 4, 3, 4, 16), bool), np.zeros((4, 4, 3))
     for kind, tests in enumerate(TEST_PARTS):
         for test, parts in enumerate(tests):
@@ -269,7 +273,9 @@ def score(up, down, sizes, kinds, parents, children, cells, log_e, scores, squar
         kinds, children: int64 `[G]`; parents: int32 `[G, 3]`.
         cells: int64 `[G, 16]`; log_e, scores, squares: float64 `[G, 4]`.
     """
-    _score(up, down, sizes, kinds, parents, children, _MASKS, _SIGNS, np.array(TESTS), np.array(PRIOR), cells, log_e, scores, squares)
+    _score(
+        up, down, sizes, kinds, parents, children, _MASKS, _SIGNS, np.array(TESTS), np.array(PRIOR), cells, log_e, scores, squares
+    )
 
 
 @numba.njit(cache=True)

@@ -4,12 +4,12 @@
                                                                   └─▶ label noise ──▶ sparse activations, document by document
 
 1. Lengths are log-normal. A document has two topics, and a drift for each: the topic's features get more or less frequent along it.
-2. A feature has a rate (Zipf-Mandelbrot, 8 % to 0.02 %; eight of each layer fire on 10–40 % of tokens), and most have a *group*: a
-   group belongs to a topic, which has 80 % of the feature's tokens, and has a burst in every document (exponential) that its features
-   share by half. Groups are shared by both layers, so a child of nothing still goes up and down with upstream features.
+2. A feature has a rate (Zipf-Mandelbrot, 8 % to 0.02 %; eight of each layer fire on 10–40 % of tokens), and most have a *group*.
+   A group belongs to a topic, which has 80 % of the feature's tokens, and has a burst in every document (exponential) that its
+   features share by half. Both layers share the groups, so a child of nothing still goes up and down with upstream features.
 3. Children with a gate: AND, OR, AND_NOT, 2-of-3 of upstream features of their own. The parents are of one group in a share
-   `together` of the gates, and those of all but OR of the more frequent half, or few would be active together often enough to decide
-   anything. `shared`: so large a part of the rarer parent's tokens is also one of the other's.
+   `together` of the gates, and those of all but OR of the more frequent half, or few would be active together often enough to
+   decide anything. `shared`: so large a part of the rarer parent's tokens is also one of the other's.
 4. Children without one. *copy*: of a parent. *noisy copy*: with 30 % of its tokens gone and 10 % added, whatever the label noise.
    *bystander*: a copy, where another upstream feature has a third of the parent's tokens. *common cause*: 2 or 3 upstream features
    miss 10 to 50 % of a cause and fire on up to 20 % more tokens elsewhere, the child is the cause itself. *noise*: nothing.
@@ -51,7 +51,7 @@ class GateSpec(NamedTuple):
         tokens: about so many (whole documents).
         up, down: dictionary sizes.
         gates: children of each of the four kinds.
-        others: children of each of copy, noisy copy, bystander and common cause; the rest is noise.
+        others: children of each of copy, noisy copy and bystander; causes: of common causes. The rest is noise.
         label_noise: q.
         shared: part of the rarer parent's tokens that is the other's too.
         together: share of the gates whose parents are of one group; the others' groups have nothing to do with each other.
@@ -64,6 +64,7 @@ class GateSpec(NamedTuple):
     down: int = 2000
     gates: int = 60
     others: int = 60
+    causes: int = 60
     label_noise: float = 0.02
     shared: float = 0.0
     together: float = 1.0
@@ -72,8 +73,14 @@ class GateSpec(NamedTuple):
 
 
 class Planted(NamedTuple):
-    """A gate: its child, kind, parents in order (AND_NOT: the second inhibits) and deciding tokens: int64, ascending, those at which
-    gate and best single parent disagree and the child agrees with the gate (AND and 2-of-3: at which both are active)."""
+    """A gate.
+
+    Attributes:
+        child, kind, parents: the parents in order: of AND_NOT the second inhibits.
+        deciding: int64, ascending: tokens at which gate and best single parent disagree and the child agrees with the gate; of AND
+            and 2-of-3 those at which gate and child are active. An AND whose parents never meet would have deciding tokens
+            otherwise, at which one parent is active and nothing else happens, and so would a 2-of-3.
+    """
 
     child: int
     kind: int
@@ -82,7 +89,13 @@ class Planted(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Sparse activations of T tokens: offsets int32 `[T + 1]`, features int32 `[nnz]`, rising within a token, values float32 > 0."""
+    """Sparse activations of T tokens.
+
+    Attributes:
+        offsets: int32 `[T + 1]`.
+        features: int32 `[nnz]`, rising within a token.
+        values: float32 `[nnz]`, > 0.
+    """
 
     offsets: np.ndarray
     features: np.ndarray
@@ -214,12 +227,10 @@ class _Maker:
     """Plants one thing after another."""
 
     def __init__(self, spec: GateSpec) -> None:
-        if spec.gates * sum(PARENTS) + spec.others * 8 > spec.up - len(HEAD) or 4 * (spec.gates + spec.others) > spec.down - len(
-            HEAD
-        ):
-            raise ValueError(
-                f"dictionaries of {spec.up} and {spec.down} can't hold {spec.gates} gates and {spec.others} others a kind"
-            )
+        need_up, need_down = 9 * spec.gates + 4 * spec.others + 3 * spec.causes, 4 * spec.gates + 3 * spec.others + spec.causes
+        for name, has, needs in (("up", spec.up, need_up), ("down", spec.down, need_down)):
+            if has < needs + len(HEAD):
+                raise ValueError(f"what is planted takes a dictionary {name} of {needs + len(HEAD)} features, this has {has}")
         self.spec, self.rng = spec, np.random.default_rng(spec.seed)
         self.text = _Text(spec, self.rng)
         self.up: list[np.ndarray] = []
@@ -229,15 +240,12 @@ class _Maker:
 
     def plant(self) -> tuple[tuple[Planted, ...], dict[str, np.ndarray]]:
         planted = [self._gate(kind) for kind in (AND, OR, AND_NOT, TWO_OF_THREE) for _ in range(self.spec.gates)]
-        kinds = {
-            "copy": self._copy,
-            "noisy copy": self._noisy_copy,
-            "bystander": self._bystander,
-            "common cause": self._common_cause,
-        }
-        without: dict[str, list[int]] = {kind: [] for kind in (*kinds, "noise")}
-        for kind, make in kinds.items():
-            for _ in range(self.spec.others):
+        others = {"copy": self._copy, "noisy copy": self._noisy_copy, "bystander": self._bystander}
+        made = [(kind, make, self.spec.others) for kind, make in others.items()]
+        made.append(("common cause", self._common_cause, self.spec.causes))
+        without: dict[str, list[int]] = {kind: [] for kind in (*others, "common cause", "noise")}
+        for kind, make, times in made:
+            for _ in range(times):
                 without[kind].append(len(self.down))
                 make()
         while len(self.down) < self.spec.down:

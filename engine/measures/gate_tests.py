@@ -38,8 +38,9 @@ TESTS = (3, 3, 3, 4)
 BLOCK_TOKENS = 32
 ALPHA = 0.05
 
-PRIOR = (0.5, 0.5)
-"""What the bets begin with in the place of Σs and Σs²."""
+PRIOR = (0.5, 0.25)
+"""Σs and Σs² that bets begin with: those of one score of ½, which is what two tokens with one parent each give. Any prior is valid;
+with (½, 1) the first dozen of such scores were bet on at half of what they allow, and 55 of 60 OR gates were found where 59 are so."""
 
 VERDICTS = ("none", "joint", "gate")
 NONE, JOINT, GATE = range(3)
@@ -112,7 +113,7 @@ class Evidence(NamedTuple):
 
 
 def add_block(evidence: Evidence, s: Floats, c: Floats) -> None:
-    """One block after another, in place: log E += ln(1 + λs), λ = min(max(0, (½ + Σs)/(1 + Σs²)), 0.9/c) from earlier blocks alone.
+    """One block after another, in place: log E += ln(1 + λs), λ = min(max(0, (½ + Σs)/(¼ + Σs²)), 0.9/c) from earlier blocks alone.
 
     Args:
         evidence: of G gates.
