@@ -65,16 +65,15 @@ def documents(setting: GainSetting, gates: int, count: int, rng: np.random.Gener
     total = parts.sum(axis=-1, keepdims=True)
     parts = np.where(total > 0, parts / np.where(total > 0, total, 1.0), shares)  # gammas of small shape can all be 0
     kinds = rng.multinomial(child, parts / parts.sum(axis=-1, keepdims=True))
-    alarms = [
-        rng.poisson(share * here * lengths * rng.gamma(2.0, 0.5, size)) for share in (setting.gate_alarms, setting.parent_alarms)
-    ]
+    bursts = here * lengths * rng.gamma(2.0, 0.5, size)
+    alarms = [rng.poisson(share * bursts) for share in (setting.gate_alarms, setting.parent_alarms)]
     gate, parent = kinds[..., 0] + kinds[..., 1], kinds[..., 0] + kinds[..., 2]
     return np.stack([gate, gate + alarms[0], parent, parent + alarms[1], child], axis=-1)
 
 
 class GainCoverage(NamedTuple):
-    """Gates that had an interval at some reading, those that it ever missed, those that the plain sequence did, and the mean width of
-    both at the end."""
+    """Gates that had an interval at some reading, those of them that it ever missed and that the plain sequence did, and the
+    mean width of both at the end."""
 
     gates: int
     missed: int
@@ -102,7 +101,7 @@ def cover(setting: GainSetting, gates: int, count: int, every: int, seed: int) -
         plain |= there & ~((lower <= truth) & (truth <= upper))
         if there.any():
             widths = float((found.upper - found.lower)[there].mean()), float((upper - lower)[there].mean())
-    return GainCoverage(int(had.sum()), int(missed.sum()), int(plain.sum()), *widths)
+    return GainCoverage(int(had.sum()), int(missed.sum()), int(plain.sum()), widths[0], widths[1])
 
 
 def coverage_rows(quick: bool) -> list[dict[str, object]]:
@@ -117,18 +116,11 @@ def coverage_rows(quick: bool) -> list[dict[str, object]]:
         ]
         wall = time.perf_counter() - began
         timing = rows.Timing(wall, wall, wall, time.process_time() - cpu, 1)
-        streams, missed, plain = (sum(column) for column in list(zip(*found, strict=True))[:3])
+        streams, missed, plain = (sum(one[at] for one in found) for at in range(3))
         worst = max((one.missed / one.gates for one in found if one.gates), default=0.0)
         wide = np.nanmean([one.width / one.plain_width for one in found if one.plain_width > 0])
-        log.info(
-            "gain, %s: %d gates, missed %d, worst %.3f, plain missed %d, width %.2f of plain",
-            name,
-            streams,
-            missed,
-            worst,
-            plain,
-            wide,
-        )
+        line = "gain, %s: %d gates, missed %d, worst %.3f, plain missed %d, width %.2f of plain"
+        log.info(line, name, streams, missed, worst, plain, wide)
         sizes = {"gates": gates, "documents": count, "every": every, "settings": len(found)}
         more = {
             "gates_with_interval": streams,

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numba
 import numpy as np
 
-from benchmarks.gate_streams import Segment
+from benchmarks.gate_streams import Layer, Segment
 from engine.measures.convergence import DesignEffects, design_effect_of, design_effects
 from engine.measures.gate_candidates import DUPLICATE, SIGNIFICANT, choose_parents, rank_candidates, significant_pairs
 from engine.measures.gate_tests import GATE, PRIOR, TEST_PARTS, TESTS, block_tokens, gate_evidence, verdicts
@@ -90,29 +90,27 @@ class Recipe:
     def add(self, segment: Segment) -> None:
         """Count a segment, and choose at its end what is to be chosen there."""
         half_of_token = np.repeat(segment.halves, segment.lengths)
-        _count_pairs(*segment.up[:2], *segment.down[:2], half_of_token, self._joint)
+        _count_pairs(segment.up[0], segment.up[1], segment.down[0], segment.down[1], half_of_token, self._joint)
         for layer, counts in zip((segment.up, segment.down), self._counts, strict=True):
             half = np.repeat(half_of_token, np.diff(layer.offsets))
             for at in (0, 1):
                 counts[:, at] += np.bincount(layer.features[half == at], minlength=len(counts))
         self._tokens_by_half += np.bincount(half_of_token, minlength=2)
         block, bit, sizes = blocks_of(segment.lengths)
-        masks = [
-            _masks(layer.offsets, layer.features, block, bit, size, len(sizes))
-            for layer, size in zip(segment[3:], self._sizes, strict=True)
-        ]
-        _count_cells(*masks, self._parents, self._cells)
+        up = _masks(segment.up.offsets, segment.up.features, block, bit, self._sizes[0], len(sizes))
+        down = _masks(segment.down.offsets, segment.down.features, block, bit, self._sizes[1], len(sizes))
+        _count_cells(up, down, self._parents, self._cells)
         rows = np.nonzero(self._kind >= 0)
-        gate = np.ascontiguousarray(self._gate_parents[rows])
-        found = [np.ascontiguousarray(part[rows]) for part in (self._gate_cells, self._log_e, self._scores, self._squares)]
-        score(*masks, sizes, self._kind[rows], gate, rows[0], *found)
-        for part, new in zip((self._gate_cells, self._log_e, self._scores, self._squares), found, strict=True):
+        parts = (self._gate_cells, self._log_e, self._scores, self._squares)
+        cells, log_e, scores, squares = (np.ascontiguousarray(part[rows]) for part in parts)
+        score(up, down, sizes, self._kind[rows], self._gate_parents[rows], rows[0], cells, log_e, scores, squares)
+        for part, new in zip(parts, (cells, log_e, scores, squares), strict=True):
             part[rows] = new
         self.tokens += int(segment.lengths.sum())
         place = (self.tokens**4).bit_length() - 1
         if place > self._place:
             self._place = place
-            self._choose(segment, masks, block)
+            self._choose(segment.up, up, down, block)
 
     def candidates(self) -> np.ndarray:
         """int32 `[Dd, m]`."""
@@ -138,7 +136,7 @@ class Recipe:
         said = np.full(int(leads.sum()), GATE, np.uint8)
         return Gates(first.child[leads], first.kind[leads], first.parents[leads].astype(np.int64), said)
 
-    def _choose(self, segment: Segment, masks: list[np.ndarray], block: np.ndarray) -> None:
+    def _choose(self, layer: Layer, up_masks: np.ndarray, down_masks: np.ndarray, block: np.ndarray) -> None:
         """Nominations first: the tables that they come from may be given up then."""
         self._effects = self._pair_effects()
         new = nominate(
@@ -159,10 +157,10 @@ class Recipe:
         joint, up, down = self.counted()
         pairs = significant_pairs(joint[:, due], up, down[due], self.tokens, self._effects)
         ranked = rank_candidates(pairs, up, down[due], self.tokens)
-        starts = np.searchsorted(block, np.arange(masks[0].shape[1]))
-        silencers = _silencers(*segment.up[:2], starts, *masks, ranked.necessity[:, 0], due, SIGNIFICANT)
+        starts, lead = np.searchsorted(block, np.arange(up_masks.shape[1])), ranked.necessity[:, 0]
+        silencers = _silencers(layer.offsets, layer.features, starts, up_masks, down_masks, lead, due, SIGNIFICANT)
         ranked = ranked._replace(inhibition=np.concatenate([silencers, ranked.inhibition], axis=1))
-        chosen = choose_parents(ranked, self._m, lambda first, second: _jaccard(masks[0], first, second) >= DUPLICATE)
+        chosen = choose_parents(ranked, self._m, lambda first, second: _jaccard(up_masks, first, second) >= DUPLICATE)
         other = np.any(np.sort(chosen, axis=1) != np.sort(self._parents[due], axis=1), axis=1)
         self._parents[due[other]], self._since[due[other]], self._cells[due[other]] = chosen[other], self.tokens, 0
 

@@ -40,7 +40,6 @@ HEAD, LARGEST_TAIL, EXPONENT = np.geomspace(0.4, 0.1, 8), 0.08, 1.7
 STEEPEST = 0.8
 """Drift: the rate goes from 1 − d to 1 + d times its mean along a document, d uniform up to this on either side."""
 
-SEGMENT_TOKENS = 65_536
 LARGEST_RATE = 0.5
 
 
@@ -53,6 +52,7 @@ class GateSpec(NamedTuple):
         gates: children of each of the four kinds.
         others: children of each of copy, noisy copy and bystander; causes: of common causes. The rest is noise.
         label_noise: q.
+        segment: tokens of a segment, at most.
         shared: part of the rarer parent's tokens that is the other's too.
         together: share of the gates whose parents are of one group; the others' groups have nothing to do with each other.
         misses_only: causes are only missed by their reports, which fire nowhere else.
@@ -66,6 +66,7 @@ class GateSpec(NamedTuple):
     others: int = 60
     causes: int = 60
     label_noise: float = 0.02
+    segment: int = 65_536
     shared: float = 0.0
     together: float = 1.0
     misses_only: bool = False
@@ -157,7 +158,7 @@ class GateStream:
         """The stream as the log would cut it, at ends of documents."""
         first = 0
         while first < self.documents:
-            end = max(first + 1, int(np.searchsorted(self.starts, self.starts[first] + SEGMENT_TOKENS, side="right")) - 1)
+            end = max(first + 1, int(np.searchsorted(self.starts, self.starts[first] + self.spec.segment, side="right")) - 1)
             low, high = int(self.starts[first]), int(self.starts[end])
             halves = np.array([half_of(self.name(document).encode()) for document in range(first, end)], np.uint8)
             up, down = (layer.tokens(low, high) for layer in self.layers)
@@ -289,7 +290,7 @@ class _Maker:
         gate = holds(kind, *active[:3])
         child = self._labelled(np.flatnonzero(gate))
         active[3, child] = True
-        f1 = [2 * active[at, child].sum() / (len(child) + len(tokens)) for at, tokens in enumerate(parents)]
+        f1 = [2 * active[at, child].sum() / max(1, len(child) + len(tokens)) for at, tokens in enumerate(parents)]
         deciding = gate & active[3] if kind in (AND, TWO_OF_THREE) else (gate == active[3]) & (gate != active[int(np.argmax(f1))])
         names = tuple(range(len(self.up), len(self.up) + len(parents)))
         self.up += parents

@@ -5,14 +5,14 @@
 1. A pair counts only if its joint count is far from that of independent features, in standard errors of dependent tokens:
    z = (n_ij − E)/√(deff · max(E, 1)), E = n_i n_j/N, |z| > 3.5. The 1 keeps a pair seen once, whose E is next to 0, from being
    significant. Raw estimates would fill the slots with rare features: the recall of AND-NOT was 55 % with them and 97 % so.
-2. Slots are given by necessity, by the lower bound of sufficiency, to inhibitors and to the rest by |z|, leaving out near-duplicates
-   of a parent that has a slot already: two names of one feature would share its part in every gate.
+2. Slots are given by necessity, by the lower bound of sufficiency, to inhibitors and to the rest by |z|, leaving out
+   near-duplicates of a parent that has a slot already: two names of one feature would share its part in every gate.
 3. Necessity and sufficiency are taken above what independent features have, P(i|j) − P(i) and P(j|i) − P(j): a feature that fires
    on 40 % of all tokens has a necessity of 40 % for everything, and is significant at the first slight dependence.
 4. Inhibitors are looked for where the leading candidate by necessity is active (`suppression`): what silences the child there is
-   active at the silent tokens and not at the others. That takes three-way counts, of the segment that has just ended; then comes the
-   most negative z. Most negative z alone finds frequent features of other topics, which never meet the child: of the planted AND_NOT
-   gates with 50 deciding documents it had the inhibitor among the candidates in 4 of 15.
+   active at the silent tokens and not at the others. That takes three-way counts, of the segment that has just ended; then comes
+   the most negative z. Most negative z alone finds frequent features of other topics, which never meet the child: of 15 planted
+   AND_NOT gates with 50 deciding documents it had the inhibitor of 4 among the candidates.
 
 What is chosen here is judged by later tokens alone. `paper_rule` is what the paper takes for a gate on the same counts. numpy only.
 """
@@ -76,7 +76,7 @@ def significant_pairs(
 def suppression(
     with_silent: ArrayLike, with_active: ArrayLike, silent: ArrayLike, active: ArrayLike, deff: ArrayLike = 1.0
 ) -> Floats:
-    """How much more often an upstream feature is active where a parent is and the child is not than where both are, in standard errors.
+    """How much more often an upstream feature is active where a parent is without the child than where it is with it.
 
     z = (x₀ − E)/√(deff·max(E, 1)), E = (x₀ + x₁)·M₀/(M₀ + M₁): the form of `significant_pairs`, among the tokens of the parent.
 
@@ -165,9 +165,9 @@ def choose_parents(
 
 
 def wilson_lower(successes: ArrayLike, trials: ArrayLike) -> Floats:
-    """Lower end of Wilson's 95 % score interval (Wilson 1927); 0 without trials. Only an order: it says nothing that is published."""
+    """Lower end of Wilson's 95 % score interval (Wilson 1927); 0 without trials. Only an order is made from it, no statement."""
     s, n = np.asarray(successes, np.float64), np.asarray(trials, np.float64)
-    n = np.maximum(n, 1e-300)
+    n = np.maximum(n, 1e-100)
     p, z2 = s / n, _Z * _Z
     return np.maximum((p + z2 / (2 * n) - _Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n), 0.0)
 
@@ -182,7 +182,7 @@ class PaperGates(NamedTuple):
 
 def paper_rule(joint: ArrayLike, up: ArrayLike, down: ArrayLike, threshold: float = 0.999) -> PaperGates:
     """The rule of Balcells et al. 2024 (arXiv 2410.08869), from pair counts alone: a child is an AND of two upstream features if
-    exactly two have necessity n_ij/n_j of at least the threshold, and an OR if exactly two have sufficiency n_ij/n_i of at least it.
+    exactly two have necessity n_ij/n_j of at least the threshold, and an OR if exactly two have sufficiency n_ij/n_i of that.
 
     For comparison: it looks at no joint behaviour and no support, and finds an AND for 35 % of the features that fired three times
     when all features are independent.

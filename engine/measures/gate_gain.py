@@ -10,7 +10,7 @@ parent, N of the parent, N of the child), of which S = Σ x_d, M = Σ x_d x_dᵀ
    vanishing when gate and parent have agreed in every document so far, which is when the plain sequence is wrong.
 4. gain' ± √V'·`sequence_width(n)`, clipped to [−1, 1] and widened to hold the gain itself, which stays the estimate.
 
-`benchmarks/gates.py --gain` streams dependent documents of known gain through it and through the plain form.
+`benchmarks/gate_gain.py` streams dependent documents of known gain through it and through the plain form.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.measures.intervals import ALPHA, MIN_DOCUMENTS, MIN_EFFECTIVE, N_STA
 from engine.measures.similarity import Floats
 
 GAIN_SUMS = ("gate_joint", "gate", "parent_joint", "parent", "child")
-"""What is summed over a cluster, in this order: TP of the gate, N of the gate, TP of the parent, N of the parent, N of the child."""
+"""What is summed over a cluster, in this order: TP and N of the gate, TP and N of the parent, N of the child."""
 
 ROWS, COLUMNS = np.triu_indices(len(GAIN_SUMS))
 """int64 `[15]` each: M is kept packed, position p holds Σ x[ROWS[p]] x[COLUMNS[p]]: the upper triangle, row by row."""

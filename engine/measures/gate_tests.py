@@ -40,7 +40,7 @@ ALPHA = 0.05
 
 PRIOR = (0.5, 0.25)
 """Σs and Σs² that bets begin with: those of one score of ½, which is what two tokens with one parent each give. Any prior is valid;
-with (½, 1) the first dozen of such scores were bet on at half of what they allow, and 55 of 60 OR gates were found where 59 are so."""
+with (½, 1) the first dozen of such scores were bet on at half of what they allow, and 55 of 60 OR gates were found, not 59."""
 
 VERDICTS = ("none", "joint", "gate")
 NONE, JOINT, GATE = range(3)
