@@ -1,0 +1,239 @@
+"""Whether planted gates come back, and whether nothing else does: the recipe on streams whose gates are known.
+
+    python -m benchmarks.gates [--quick] [planted] [noise] [causes] [gain]
+
+1. `planted`: `benchmarks.gate_streams` with label noise 0, 2 and 10 %, and with parents that share 30 % of their tokens or have
+   nothing to do with each other, put through a `Finder`, some seeds each. Recall is taken over gates with at least 50 *deciding*
+   documents after their candidates were chosen.
+2. `noise`, `causes`: 100 smaller streams of pure noise with topics, bursts and drift shared by both layers, and 100 of common
+   causes that their reports miss: in how many a gate is published after any segment.
+3. The paper's own rule and plain description length stand beside it, on the same streams.
+4. `gain`: how often the interval of the gain ever misses (`benchmarks.gate_gain`).
+
+False means: the child has no planted gate, or a reported parent is none of its parents. Everything is a function of fixed seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from benchmarks import gate_gain, rows
+from benchmarks.gate_recipe import Finder, Gates, Recipe
+from benchmarks.gate_streams import GateSpec, GateStream
+from engine.measures.gate_candidates import paper_rule
+from engine.measures.gate_tests import GATE, JOINT
+from engine.measures.gates import AND_NOT, KINDS
+
+log = logging.getLogger(__name__)
+
+SETTINGS = {
+    "2 % noise": {"label_noise": 0.02},
+    "0 % noise": {"label_noise": 0.0},
+    "10 % noise": {"label_noise": 0.1},
+    "2 % noise, parents share 30 %": {"shared": 0.3},
+    "2 % noise, parents apart": {"together": 0.0},
+}
+"""What is streamed, by name: fields of `GateSpec`."""
+
+SMALL = GateSpec(tokens=200_000, up=300, down=300, gates=0, others=0, causes=0, segment=8192)
+"""Small segments: the first places of choice come early, so most of the stream judges what was nominated."""
+NOTHING = {"noise": SMALL, "causes": SMALL._replace(causes=60, misses_only=True)}
+
+DECIDING = 50
+
+
+class Tally(NamedTuple):
+    """One method on some streams.
+
+    Attributes:
+        eligible, found, right: by kind, planted gates with enough deciding documents, those of them that were published (every
+            reported parent is one of theirs), and of these those of the right kind and order; int64 `[4]`.
+        published, false: gates that were published at all, and those that are false.
+        false_of: false ones by what the child is.
+    """
+
+    eligible: np.ndarray
+    found: np.ndarray
+    right: np.ndarray
+    published: int
+    false: int
+    false_of: dict[str, int]
+
+    def plus(self, other: Tally) -> Tally:
+        """Of the streams of both."""
+        names = {**self.false_of, **other.false_of}
+        false_of = {name: self.false_of.get(name, 0) + other.false_of.get(name, 0) for name in names}
+        return Tally(
+            self.eligible + other.eligible,
+            self.found + other.found,
+            self.right + other.right,
+            self.published + other.published,
+            self.false + other.false,
+            false_of,
+        )
+
+
+def tally(stream: GateStream, eligible: np.ndarray, gates: Gates) -> Tally:
+    """Compares gates with what was planted.
+
+    Args:
+        stream: with the truth.
+        eligible: bool per planted gate.
+        gates: what is published, one or more of a child.
+    """
+    truth = {one.child: one for one in stream.planted}
+    kind_of_child = {int(child): what for what, children in stream.without.items() for child in children}
+    found, right, false_of, false = set(), set(), {}, 0
+    for child, kind, parents in zip(gates.child.tolist(), gates.kind.tolist(), gates.parents.tolist(), strict=True):
+        named = [parent for parent in parents if parent >= 0]
+        planted = truth.get(child)
+        if planted is None or not set(named) <= set(planted.parents):
+            false += 1
+            what = kind_of_child.get(child, f"parent of {KINDS[planted.kind]}" if planted else "")
+            false_of[what] = false_of.get(what, 0) + 1
+            continue
+        found.add(child)
+        same = tuple(named) == planted.parents if kind == AND_NOT else set(named) == set(planted.parents)
+        if kind == planted.kind and same:
+            right.add(child)
+    of = [np.zeros(len(KINDS), np.int64) for _ in range(3)]
+    for one, counts in zip(stream.planted, eligible, strict=True):
+        if counts:
+            of[0][one.kind] += 1
+            of[1][one.kind] += one.child in found
+            of[2][one.kind] += one.child in right
+    return Tally(of[0], of[1], of[2], len(gates.child), false, false_of)
+
+
+class Run(NamedTuple):
+    """A stream that has gone through.
+
+    Attributes:
+        deciding: int64, deciding documents of each planted gate after its parents were first candidates of its child together; if
+            they never were, after the child was first given any, or all.
+        finder: as it ended.
+        most: the most gates that were published after any segment.
+    """
+
+    deciding: np.ndarray
+    finder: Finder
+    most: int
+
+
+def through(stream: GateStream, make: Callable[[int, int], Finder] = Recipe) -> Run:
+    """Puts a stream through a finder, which is made from the sizes of the two dictionaries."""
+    finder = make(stream.spec.up, stream.spec.down)
+    chosen, given = (np.full(len(stream.planted), -1, np.int64) for _ in range(2))
+    tokens, most = 0, 0
+    for segment in stream.segments():
+        finder.add(segment)
+        tokens += int(segment.lengths.sum())
+        candidates = finder.candidates()
+        for at, one in enumerate(stream.planted):
+            mine = set(candidates[one.child].tolist()) - {-1}
+            if given[at] < 0 and mine:
+                given[at] = tokens
+            if chosen[at] < 0 and set(one.parents) <= mine:
+                chosen[at] = tokens
+        most = max(most, int((finder.gates().verdict == GATE).sum()))
+    after = np.where(chosen >= 0, chosen, np.maximum(given, 0))
+    deciding = [stream.deciding_documents(one, int(since)) for one, since in zip(stream.planted, after, strict=True)]
+    return Run(np.array(deciding, np.int64), finder, most)
+
+
+def methods(stream: GateStream, finder: Finder) -> Iterator[tuple[str, Gates]]:
+    """What each method publishes at the end of a stream."""
+    gates = finder.gates()
+    yield "gates", gates.of(gates.verdict == GATE)
+    yield "joint", gates.of(gates.verdict == JOINT)
+    if isinstance(finder, Recipe):
+        yield "description length", finder.by_description_length()
+    up, down = (
+        sparse.csr_array((np.ones(len(layer.features), np.int32), layer.features, layer.offsets), shape=(stream.tokens, size))
+        for layer, size in zip(stream.layers, (stream.spec.up, stream.spec.down), strict=True)
+    )
+    for threshold in (0.999, 0.9):
+        found = paper_rule((up.T @ down).toarray(), up.sum(axis=0), down.sum(axis=0), threshold)
+        parents = np.concatenate([found.parents, np.full((len(found.child), 1), -1)], axis=1)
+        yield f"paper's rule at {threshold}", Gates(found.child, found.kind, parents, np.full(len(found.child), GATE, np.uint8))
+
+
+def planted_rows(seeds: int, spec: GateSpec, make: Callable[[int, int], Finder] = Recipe) -> list[dict[str, object]]:
+    """A row for each setting and method, over all seeds."""
+    new = []
+    for name, changed in SETTINGS.items():
+        began, cpu = time.perf_counter(), time.process_time()
+        total: dict[str, Tally] = {}
+        for seed in range(1, seeds + 1):
+            stream = GateStream(spec._replace(seed=seed, **changed))
+            run = through(stream, make)
+            for method, gates in methods(stream, run.finder):
+                one = tally(stream, run.deciding >= DECIDING, gates)
+                total[method] = total[method].plus(one) if method in total else one
+        timing = _timing(began, cpu)
+        sizes = {"tokens": spec.tokens, "up": spec.up, "down": spec.down, "gates": spec.gates, "seeds": seeds}
+        for method, one in total.items():
+            log.info("%s", _line(name, method, one))
+            of = {kind: [int(part[at]) for part in one[:3]] for at, kind in enumerate(KINDS)}
+            more = {"published": one.published, "false": one.false, "false_of": one.false_of}
+            new.append(
+                rows.row("gates", f"{name}: {method}", sizes, timing, eligible_found_right=of, through=make.__name__, **more)
+            )
+    return new
+
+
+def nothing_row(what: str, seeds: range, make: Callable[[int, int], Finder] = Recipe) -> dict[str, object]:
+    """In how many streams without a gate each method publishes one: the recipe after any segment, the others at the end."""
+    began, cpu = time.perf_counter(), time.process_time()
+    streams: dict[str, int] = {}
+    for seed in seeds:
+        stream = GateStream(NOTHING[what]._replace(seed=seed))
+        run = through(stream, make)
+        published = {method: len(gates.child) for method, gates in methods(stream, run.finder)} | {"gates": run.most}
+        for method, count in published.items():
+            streams[method] = streams.get(method, 0) + (count > 0)
+    log.info("%s: of %d streams with something published: %s", what, len(seeds), streams)
+    sizes = {"tokens": SMALL.tokens, "up": SMALL.up, "down": SMALL.down, "streams": len(seeds), "first_seed": seeds.start}
+    return rows.row("gates", what, sizes, _timing(began, cpu), through=make.__name__, streams_with_a_gate=streams)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="planted|noise|causes|gain", help="what to run; all of it by default")
+    parser.add_argument("--quick", action="store_true", help="a seed a setting, 5 streams of nothing: whether it runs")
+    options = parser.parse_args()
+    parts = options.parts or ["planted", *NOTHING, "gain"]
+    if unknown := set(parts) - {"planted", *NOTHING, "gain"}:
+        parser.error(f"there is no part {', '.join(unknown)}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if "planted" in parts:
+        rows.append(planted_rows(1, GateSpec(tokens=300_000)) if options.quick else planted_rows(3, GateSpec()))
+    for what in NOTHING:
+        if what in parts:
+            rows.append([nothing_row(what, range(5 if options.quick else 100))])
+    if "gain" in parts:
+        rows.append(gate_gain.coverage_rows(options.quick))
+
+
+def _line(setting: str, method: str, one: Tally) -> str:
+    kinds = "  ".join(f"{kind} {one.found[at]}/{one.eligible[at]}" for at, kind in enumerate(KINDS))
+    return (
+        f"{setting}: {method}: {kinds}  kind right {one.right.sum()}/{one.found.sum()}  "
+        f"false {one.false} of {one.published} {one.false_of}"
+    )
+
+
+def _timing(began: float, cpu: float) -> rows.Timing:
+    wall = time.perf_counter() - began
+    return rows.Timing(wall, wall, wall, time.process_time() - cpu, 1)
+
+
+if __name__ == "__main__":
+    main()
