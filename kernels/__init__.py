@@ -12,7 +12,7 @@ from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.strongest import StrongestLists
 from kernels.csr import Csr
-from kernels.dispatch import accumulate, compact
+from kernels.dispatch import accumulate, compact, count_gate_cells
 
 __all__ = [
     "ALPHA",
@@ -26,6 +26,7 @@ __all__ = [
     "add_pairs",
     "bounds",
     "compact",
+    "count_gate_cells",
     "feature_totals",
     "half_lists",
     "make_runs",
