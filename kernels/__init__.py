@@ -8,6 +8,7 @@ host. torch is imported where a tensor is, so that a process without one can use
 
 from kernels.cpu.best import BestCells
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
+from kernels.cpu.gates import BlockMasks, Blocks, Gates, GateTotals, block_masks, cut_blocks, score_gates
 from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.strongest import StrongestLists
@@ -18,17 +19,24 @@ __all__ = [
     "ALPHA",
     "PEARSON_LEAST_EFFECT",
     "BestCells",
+    "BlockMasks",
+    "Blocks",
     "Csr",
     "FeatureTotals",
+    "GateTotals",
+    "Gates",
     "Runs",
     "StrongestLists",
     "accumulate",
     "add_pairs",
+    "block_masks",
     "bounds",
     "compact",
     "count_gate_cells",
+    "cut_blocks",
     "feature_totals",
     "half_lists",
     "make_runs",
     "pearson_bounds",
+    "score_gates",
 ]
