@@ -8,11 +8,12 @@ host. torch is imported where a tensor is, so that a process without one can use
 
 from kernels.cpu.best import EFFECT_BINS, RANKED, BestCells, Features, TopCells
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
+from kernels.cpu.gates import BlockMasks, Blocks, Gates, GateTotals, block_masks, cut_blocks, score_gates
 from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.strongest import StrongestLists
 from kernels.csr import Csr
-from kernels.dispatch import accumulate, compact
+from kernels.dispatch import accumulate, compact, count_gate_cells
 
 __all__ = [
     "ALPHA",
@@ -20,18 +21,26 @@ __all__ = [
     "PEARSON_LEAST_EFFECT",
     "RANKED",
     "BestCells",
+    "BlockMasks",
+    "Blocks",
     "Csr",
     "FeatureTotals",
     "Features",
+    "GateTotals",
+    "Gates",
     "Runs",
     "StrongestLists",
     "TopCells",
     "accumulate",
     "add_pairs",
+    "block_masks",
     "bounds",
     "compact",
+    "count_gate_cells",
+    "cut_blocks",
     "feature_totals",
     "half_lists",
     "make_runs",
     "pearson_bounds",
+    "score_gates",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.csr import Csr
 
+MOST_PARENTS = 8  # candidate parents of a child: a table of 512 cells
 MAX_ENTRIES = 2**31 - 1  # offsets are int32: a batch of 65,536 tokens stays below up to L0 = 32,767
 
 
@@ -67,6 +68,34 @@ def check_tables(
         check_tensor("up_thresholds", up_thresholds, (torch.float32, torch.float64), (features_up,), device)
     if down_thresholds is not None:
         check_tensor("down_thresholds", down_thresholds, (torch.float32, torch.float64), (features_down,), device)
+
+
+def check_gate_cells(
+    up: Csr,
+    down: Csr,
+    up_thresholds: Tensor | None,
+    down_thresholds: Tensor | None,
+    up_width: int,
+    parents: Tensor,
+    cells: Tensor,
+) -> None:
+    """All arguments of `count_gate_cells`; on the CPU also that every parent is a feature or −1."""
+    device = cells.device
+    check_tensor("parents", parents, (torch.int32,), (None, None), device)
+    children, slots = parents.shape
+    if not 1 <= slots <= MOST_PARENTS:
+        raise ValueError(f"parents has {slots} columns, it must have 1 to {MOST_PARENTS}")
+    check_tensor("cells", cells, (torch.int32, torch.int64), (children, 2 << slots), device)
+    check_csr("up", up, device)
+    check_csr("down", down, device, tokens=up.tokens)
+    if up_thresholds is not None:
+        check_tensor("up_thresholds", up_thresholds, (torch.float32, torch.float64), (up_width,), device)
+    if down_thresholds is not None:
+        check_tensor("down_thresholds", down_thresholds, (torch.float32, torch.float64), (children,), device)
+    if device.type == "cpu" and children and not -1 <= int(parents.min()) <= int(parents.max()) < up_width:
+        raise ValueError(
+            f"parents holds {int(parents.min())} to {int(parents.max())}, every one must be in [0, {up_width}), or -1 for none"
+        )
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -54,3 +54,30 @@ def accumulate(
     else:
         from kernels.cpu.accumulate import accumulate as implementation
     implementation(up, down, halves, up_thresholds, down_thresholds, counts, products)
+
+
+def count_gate_cells(
+    up: Csr,
+    down: Csr,
+    up_thresholds: Tensor | None,
+    down_thresholds: Tensor | None,
+    up_width: int,
+    parents: Tensor,
+    cells: Tensor,
+) -> None:
+    """Adds a batch of T tokens to the truth tables of one layer pair's children (downstream features), in place.
+
+    parents int32 [Dd, m], 1 <= m <= 8, names up to m candidate parents (upstream features, in [0, up_width)) of each child, −1 for
+    none; thresholds float [up_width] and [Dd] as in `accumulate`, None means all zero. cells[j, x] (int32 or int64 [Dd, 2^(m+1)])
+    grows by the number of tokens whose index is x: bit s is set where parent s of child j is active, bit m where j is. Cell 0,
+    nothing active, is never touched: it is what is missing from the number of tokens. Exact for any split of the tokens into
+    batches. ValueError names what does not fit.
+    """
+    from kernels.checks import check_gate_cells
+
+    check_gate_cells(up, down, up_thresholds, down_thresholds, up_width, parents, cells)
+    if cells.device.type == "cuda":
+        from kernels.gpu.gate_cells import count_gate_cells as implementation
+    else:
+        from kernels.cpu.gate_cells import count_gate_cells as implementation
+    implementation(up, down, up_thresholds, down_thresholds, up_width, parents, cells)

@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from kernels.cpu.best import Features
+    from kernels.cpu.gates import BlockMasks, Blocks, Gates, GateTotals
 
 
 def check_cells(
@@ -97,6 +98,75 @@ def check_entries(
     _check_array("values", values, np.float32, (int(offsets[-1]),))
     _check_array("positions", positions, np.int64, (tokens,))
     _check_array("documents", documents, np.int64, (tokens,))
+
+
+def check_blocks(blocks: Blocks, clusters: int | None) -> None:
+    """`Blocks` of n tokens, with `clusters` clusters where that is known."""
+    count, tokens = len(blocks.tokens), len(blocks.of_token)
+    _check_array("blocks.of_token", blocks.of_token, np.int32, (tokens,))
+    _check_array("blocks.bit", blocks.bit, np.uint8, (tokens,))
+    _check_array("blocks.tokens", blocks.tokens, np.int32, (count,))
+    _check_array("blocks.cluster", blocks.cluster, np.int32, (count,))
+    _check_range("blocks.of_token", blocks.of_token, 0, count)
+    _check_range("blocks.bit", blocks.bit, 0, 32)
+    _check_range("blocks.tokens", blocks.tokens, 1, 33)
+    _check_each("blocks.cluster", blocks.cluster[1:], np.diff(blocks.cluster) >= 0, "at least the one before")
+    if clusters is not None:
+        _check_range("blocks.cluster", blocks.cluster, 0, clusters)
+
+
+def check_masks(name: str, masks: BlockMasks, blocks: int) -> None:
+    """`BlockMasks` over so many blocks."""
+    features, runs = len(masks.starts) - 1, len(masks.blocks)
+    _check_array(f"{name}.starts", masks.starts, np.int64, (features + 1,))
+    _check_array(f"{name}.blocks", masks.blocks, np.int32, (runs,))
+    _check_array(f"{name}.masks", masks.masks, np.uint32, (runs,))
+    if masks.starts[0] != 0 or masks.starts[-1] != runs or (np.diff(masks.starts) < 0).any():
+        raise ValueError(
+            f"{name}.starts must rise from 0 to {runs}, the number of runs; it runs {masks.starts[0]} … {masks.starts[-1]}"
+        )
+    _check_range(f"{name}.blocks", masks.blocks, 0, blocks)
+
+
+def check_gates(gates: Gates, up_width: int, down_width: int) -> None:
+    """`Gates` between layers of so many features."""
+    count = len(gates.kinds)
+    _check_array("gates.kinds", gates.kinds, np.uint8, (count,))
+    _check_array("gates.parents", gates.parents, np.int32, (count, 3))
+    _check_array("gates.children", gates.children, np.int32, (count,))
+    _check_array("gates.best", gates.best, np.int32, (count,))
+    _check_range("gates.kinds", gates.kinds, 0, 4)
+    three = gates.kinds == 3
+    _check_range("gates.parents", gates.parents[:, :2], 0, up_width)
+    _check_range("gates.parents (third of 2-of-3)", gates.parents[three, 2], 0, up_width)
+    _check_each("gates.parents (third of two)", gates.parents[~three, 2], gates.parents[~three, 2] == -1, "-1")
+    _check_range("gates.children", gates.children, 0, down_width)
+    _check_range("gates.best", gates.best, 0, up_width)
+
+
+def check_totals(totals: GateTotals, gates: int, half: np.ndarray, special: np.ndarray, prior: tuple[float, float]) -> None:
+    """`GateTotals` of so many gates, what is known of the C clusters, and the prior of bets."""
+    shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "cells": (np.int64, (gates, 16)),
+        **{name: (np.float64, (gates, 4)) for name in ("log_e", "score_sum", "score_squares")},
+        "sums": (np.float64, (gates, 2, 5)),
+        "squares": (np.float64, (gates, 15)),
+        "documents": (np.int64, (gates,)),
+        "deciding": (np.int64, (gates,)),
+    }
+    for name, (kind, shape) in shapes.items():
+        _check_array(f"totals.{name}", getattr(totals, name), kind, shape)
+    _check_array("cluster_half", half, np.uint8, half.shape)
+    _check_array("cluster_special", special, np.int32, half.shape)
+    _check_range("cluster_half", half, 0, 2)
+    _check_range("cluster_special", special, -1, 2**31)
+    if not (prior[0] >= 0 and prior[1] > 0):
+        raise ValueError(f"prior is {prior}, it must be at least 0 and more than 0")
+
+
+def _check_range(name: str, values: np.ndarray, low: int, high: int) -> None:
+    if values.size and (values.min() < low or values.max() >= high):
+        raise ValueError(f"{name} holds {values.min()} to {values.max()}, every one must be in [{low}, {high})")
 
 
 def _check_array(name: str, array: np.ndarray, kind: type[np.generic], shape: tuple[int, ...]) -> None:

@@ -51,6 +51,29 @@ def accumulate(
     products += a.T @ b
 
 
+def count_gate_cells(
+    up: Csr,
+    down: Csr,
+    up_thresholds: Tensor | None,
+    down_thresholds: Tensor | None,
+    up_width: int,
+    parents: Tensor,
+    cells: Tensor,
+) -> None:
+    """Adds to cells[j, x], x > 0, the tokens on which the candidate parents and j itself are active just as the bits of x say."""
+    a = densify(up, up_width)
+    b = densify(down, cells.shape[0])
+    a_active = a > (0 if up_thresholds is None else up_thresholds.to(torch.float64))
+    b_active = b > (0 if down_thresholds is None else down_thresholds.to(torch.float64))
+    slots = parents.shape[1]
+    for child in range(cells.shape[0]):
+        index = b_active[:, child].to(torch.int64) << slots
+        for slot, parent in enumerate(parents[child].tolist()):
+            if parent >= 0:
+                index += a_active[:, parent].to(torch.int64) << slot
+        cells[child, 1:] += torch.bincount(index, minlength=cells.shape[1])[1:].to(cells.dtype)
+
+
 def best_cells(
     up: np.ndarray, down: np.ndarray, cells: np.ndarray, scores: np.ndarray, rows: int, columns: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Every implementation of `compact` and `accumulate` that this machine can run, behind one interface for the tests.
+"""Every implementation of `compact`, `accumulate` and `count_gate_cells` that this machine can run, behind one interface for the tests.
 
 numba runs here. Triton runs on the GPU where there is one; elsewhere in Triton's interpreter, which has to be chosen before triton
 is imported, so it lives in a process of its own.
@@ -19,28 +19,35 @@ Arrays = tuple[np.ndarray | None, ...]
 
 
 def on_cpu(operation: str, arrays: Arrays) -> Arrays:
-    from kernels.cpu import accumulate, compact
+    from kernels.cpu import accumulate, compact, gate_cells
 
-    return _run({"compact": compact.compact, "accumulate": accumulate.accumulate}[operation], arrays, "cpu")
+    return _run(operation, (compact.compact, accumulate.accumulate, gate_cells.count_gate_cells), arrays, "cpu")
 
 
 def on_gpu(operation: str, arrays: Arrays) -> Arrays:
-    from kernels.gpu import accumulate, compact
+    from kernels.gpu import accumulate, compact, gate_cells
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _run({"compact": compact.compact, "accumulate": accumulate.accumulate}[operation], arrays, device)
+    return _run(operation, (compact.compact, accumulate.accumulate, gate_cells.count_gate_cells), arrays, device)
 
 
-def _run(kernel: Callable, arrays: Arrays, device: str) -> Arrays:
+def _run(operation: str, kernels: tuple[Callable, Callable, Callable], arrays: Arrays, device: str) -> Arrays:
+    """What `compact` makes, or the tables that the other two have added to: their last arguments."""
+    compact, accumulate, count_gate_cells = kernels
     tensors = [None if array is None else torch.from_numpy(array.copy()).to(device) for array in arrays]
-    if len(tensors) == 1:
-        return tuple(part.cpu().numpy() for part in kernel(tensors[0]))
-    kernel(Csr(*tensors[:3]), Csr(*tensors[3:6]), *tensors[6:])
-    return tuple(table.cpu().numpy() for table in tensors[9:])
+    if operation == "compact":
+        return tuple(part.cpu().numpy() for part in compact(tensors[0]))
+    up, down = Csr(*tensors[:3]), Csr(*tensors[3:6])
+    if operation == "accumulate":
+        accumulate(up, down, *tensors[6:])
+        return tuple(table.cpu().numpy() for table in tensors[9:])
+    up_thresholds, down_thresholds, up_width, parents, cells = tensors[6:]
+    count_gate_cells(up, down, up_thresholds, down_thresholds, int(up_width), parents, cells)
+    return (cells.cpu().numpy(),)
 
 
 class Form:
-    """One implementation: `compact` and `accumulate` on CPU tensors, wherever it computes."""
+    """One implementation: the three on CPU tensors, wherever it computes."""
 
     def __init__(self, name: str, run: Callable[[str, Arrays], Arrays]) -> None:
         self.name = name
@@ -56,6 +63,13 @@ class Form:
         added = self._run("accumulate", tuple(None if tensor is None else tensor.numpy() for tensor in tensors))
         counts.copy_(torch.from_numpy(added[0]))
         products.copy_(torch.from_numpy(added[1]))
+
+    def count_gate_cells(
+        self, up: Csr, down: Csr, up_thresholds, down_thresholds, up_width: int, parents: torch.Tensor, cells: torch.Tensor
+    ) -> None:
+        tensors = (*up, *down, up_thresholds, down_thresholds, torch.tensor(up_width), parents, cells)
+        (added,) = self._run("count_gate_cells", tuple(None if tensor is None else tensor.numpy() for tensor in tensors))
+        cells.copy_(torch.from_numpy(added))
 
 
 @contextmanager
@@ -75,3 +89,15 @@ def triton_form() -> Iterator[Form]:
         os.environ.pop("TRITON_INTERPRET", None)
         if before is not None:
             os.environ["TRITON_INTERPRET"] = before
+
+
+def compiled_for_sm_90(kernel, arguments: dict[str, str], constants: dict) -> str:
+    """The PTX; the cubin must be there too."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {name: arguments.get(name, "constexpr") for name in kernel.arg_names}
+    built = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32))
+    assert len(built.asm["cubin"]) > 0
+    return built.asm["ptx"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from kernel_forms import Form, on_cpu, triton_form
+from kernel_forms import Form, compiled_for_sm_90, on_cpu, triton_form
 
 from engine.measures import PairCounts, estimates
 from engine.measures.bounds import tempered_bounds
@@ -391,15 +391,3 @@ def test_compact_compiles_for_sm_90() -> None:
     compiled_for_sm_90(count_active, {"dense": "*fp32", "lengths": "*i32", "width": "i32"}, {"BLOCK": BLOCK})
     pointers = {"dense": "*fp32", "offsets": "*i32", "features": "*i32", "values": "*fp32", "width": "i32"}
     compiled_for_sm_90(write_active, pointers, {"BLOCK": BLOCK})
-
-
-def compiled_for_sm_90(kernel, arguments: dict[str, str], constants: dict) -> str:
-    """The PTX; the cubin must be there too."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    types = {name: arguments.get(name, "constexpr") for name in kernel.arg_names}
-    built = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32))
-    assert len(built.asm["cubin"]) > 0
-    return built.asm["ptx"]

@@ -208,8 +208,8 @@ def accumulate(
     height, width = products.shape
     if up.tokens >= MOST_TOKENS:
         raise ValueError(f"a batch of {up.tokens} tokens: at most {MOST_TOKENS - 1} are counted at a time")
-    _check_offsets("up", up_offsets, len(up_features))
-    _check_offsets("down", down_offsets, len(down_features))
+    check_offsets("up", up_offsets, len(up_features))
+    check_offsets("down", down_offsets, len(down_features))
 
     starts, updates = np.zeros(height + 1, dtype=np.int64), np.zeros(height, dtype=np.int64)
     columns = np.empty(2 * len(up_features), dtype=np.uint32)
@@ -233,7 +233,7 @@ def accumulate(
     run_split([partial(add_rows, first, last, *entries, signs, THICK * width, *tables) for first, last in pairwise(bounds)])
 
 
-def _check_offsets(name: str, offsets: np.ndarray, entries: int) -> None:
+def check_offsets(name: str, offsets: np.ndarray, entries: int) -> None:
     if offsets[0] != 0 or offsets[-1] != entries or (len(offsets) > 1 and (offsets[1:] < offsets[:-1]).any()):
         raise ValueError(
             f"{name}.offsets must rise from 0 to {entries}, the number of entries; it runs {offsets[0]} … {offsets[-1]}"

@@ -59,6 +59,14 @@ def _trailing_zeros(typingctx, word):
 
 
 @intrinsic
+def _ones(typingctx, word):
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
 def _add_to_cell(typingctx, cells, index, product, count):
     def generate(context, builder, signature, arguments):
         two = ir.VectorType(_DOUBLE, 2)
@@ -79,5 +87,7 @@ active_mask = cast(Callable[[np.ndarray, int], Any], _active_mask)
 """`active_mask(row, start)`: bit k of the uint64 is set where row[start + k] (float32) is not <= 0, k < BLOCK."""
 trailing_zeros = cast(Callable[[Any], int], _trailing_zeros)
 """`trailing_zeros(word)`: the lowest bit that is set in a uint64 that has one."""
+ones = cast(Callable[[Any], Any], _ones)
+"""`ones(word)`: how many bits of a uint64 are set, as uint64."""
 add_to_cell = cast(Callable[[np.ndarray, Any, float, float], None], _add_to_cell)
 """`add_to_cell(cells, index, product, count)`: cells[2 index] += product, the one behind it += count (float64), at once."""
