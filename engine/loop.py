@@ -35,6 +35,7 @@ from engine.uploads import Uploads
 from engine.views.contexts import Found, encode_windows
 from engine.views.convergence import Convergence
 from engine.views.effects import Effects
+from engine.views.gate_choices import choose_gates
 from engine.views.live import LiveQueries
 from engine.views.pins import NextSegment, PinQueries
 from engine.views.publisher import Publisher
@@ -137,14 +138,16 @@ class Loop:
         before = self.state.tokens - sum(batch.tokens for batch in self.batches)
         with self.lock:
             self.watch.begin(self.state, segment.number, segment.first_position, before)
-            self.state.end_segment(self.batches, segment.pieces, segment.piece_positions)
+            clusters = self.state.end_segment(self.batches, segment.pieces, segment.piece_positions)
             self.cursor = Cursor(segment.number + 1, 0)
         self.batches = []
         self.uploads.passed([segment])
         self.ingest.consumed(segment.number)
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
             with self.lock:
-                self.watch.choose(self.state, segment.first_position + segment.token_count)
+                position = segment.first_position + segment.token_count
+                self.watch.choose(self.state, position)
+                choose_gates(self.state, clusters, position)
                 self.effects.update(self.state)
 
     def next_segment(self) -> NextSegment:

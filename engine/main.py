@@ -103,7 +103,9 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         description = msgspec.structs.replace(description, model=DEMO_NAME, saes=DEMO_NAME)
     description = msgspec.structs.replace(description, threshold=settings.threshold)
     everywhere = settings.threshold.value if settings.threshold.kind == "absolute" else 0.0  # relative ones come with calibration
-    shape = RunShape.of(description.dictionaries, settings.pairs, everywhere, settings.device)
+    shape = RunShape.of(
+        description.dictionaries, settings.pairs, everywhere, settings.device, gate_candidates=settings.gate_candidates
+    )
     run = fingerprint(description, shape, settings)
     describe_run(settings.data_dir / "run.json", description, run)
     if isinstance(encoder, ModelEncoder):
@@ -145,7 +147,9 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         frozen = FrozenThresholds.load(path, run) or calibration_pass.run()
         if frozen is None:
             return None
-        shape = RunShape.of(shape.dictionaries, shape.pairs, frozen.thresholds, settings.device)
+        shape = RunShape.of(
+            shape.dictionaries, shape.pairs, frozen.thresholds, settings.device, gate_candidates=settings.gate_candidates
+        )
     checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
     loaded = checkpoints.latest(run, settings.device)
     if loaded and not loaded.state.shape.same_counts_as(shape):
@@ -212,6 +216,7 @@ def fingerprint(description: RunDescription, shape: RunShape, settings: Settings
         "threshold": str(settings.threshold),
         **({"calibration tokens": str(settings.calibration_tokens)} if relative else {}),
         "layer pairs": ", ".join(f"{up}-{down}" for up, down in shape.pairs),
+        "gate candidates": str(shape.gate_candidates),
         "packing": "document",
         "dtype": "float32",
     }

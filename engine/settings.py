@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     )
     include_special: bool = Field(default=False, description="count special tokens (BOS, EOS, padding) too")
     context_size: int | None = Field(default=None, ge=2, description="window length in tokens, BOS included; the SAEs' by default")
+    gate_candidates: int = Field(
+        default=6, ge=2, le=8, description="candidate parents of a downstream feature whose joint truth table is counted"
+    )
     device: Literal["cpu", "cuda"] = "cpu"
 
     # where it runs

@@ -8,7 +8,19 @@ host. torch is imported where a tensor is, so that a process without one can use
 
 from kernels.cpu.best import EFFECT_BINS, RANKED, BestCells, Features, TopCells
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
-from kernels.cpu.gates import BlockMasks, Blocks, Gates, GateTotals, block_masks, cut_blocks, score_gates
+from kernels.cpu.gate_choice import mask_jaccard, silencers
+from kernels.cpu.gates import (
+    BET_PRIOR,
+    FEWEST_CANDIDATES,
+    MOST_CANDIDATES,
+    BlockMasks,
+    Blocks,
+    Gates,
+    GateTotals,
+    block_masks,
+    cut_blocks,
+    score_gates,
+)
 from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.strongest import StrongestLists
@@ -17,7 +29,10 @@ from kernels.dispatch import accumulate, compact, count_gate_cells
 
 __all__ = [
     "ALPHA",
+    "BET_PRIOR",
     "EFFECT_BINS",
+    "FEWEST_CANDIDATES",
+    "MOST_CANDIDATES",
     "PEARSON_LEAST_EFFECT",
     "RANKED",
     "BestCells",
@@ -41,6 +56,8 @@ __all__ = [
     "feature_totals",
     "half_lists",
     "make_runs",
+    "mask_jaccard",
     "pearson_bounds",
     "score_gates",
+    "silencers",
 ]

@@ -79,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True):
     dictionaries: list[int]
     pairs: list[tuple[int, int]]
     files: dict[str, FileRecord]
+    gate_candidates: int
 
 
 class Checkpoints:
@@ -114,7 +115,14 @@ class Checkpoints:
             durable.disk.sync_folder(self.root)  # the folder's own name
             shape = state.shape
             manifest = Manifest(
-                cursor, dict(fingerprint), state.tokens, time.time(), list(shape.dictionaries), list(shape.pairs), files
+                cursor,
+                dict(fingerprint),
+                state.tokens,
+                time.time(),
+                list(shape.dictionaries),
+                list(shape.pairs),
+                files,
+                shape.gate_candidates,
             )
             arrays = {"extra": np.frombuffer(extra, np.uint8), **_thresholds_out(shape)}
             durable.write_framed(self._manifest(number), MAGIC, VERSION, manifest, arrays)
@@ -160,7 +168,7 @@ class Checkpoints:
             raise DamagedFile(f"{path} is not a manifest of this version: {error}") from error
         require_same_run(self.root, manifest.fingerprint, fingerprint)
         thresholds = _thresholds_in(manifest.dictionaries, arrays)
-        shape = RunShape.of(manifest.dictionaries, manifest.pairs, thresholds, device)
+        shape = RunShape.of(manifest.dictionaries, manifest.pairs, thresholds, device, gate_candidates=manifest.gate_candidates)
         parts = layout(shape)
         folder = self._folder(number)
         require(path, "list of parts", sorted(manifest.files), sorted(part.name_at(place) for _, part, place in parts))

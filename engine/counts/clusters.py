@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engine.counts.shape import RunShape
-from kernels import FeatureTotals, Runs, feature_totals, make_runs
+from kernels import BlockMasks, Blocks, FeatureTotals, Runs, block_masks, cut_blocks, feature_totals, make_runs
 from kernels.cpu.threads import run_each
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ class Cluster:
     Attributes:
         first_position: in the log, of its first token here.
         begins, ends: whether it begins, and ends, in this segment.
+        half: of the documents, 0 or 1.
         tokens: how many of its tokens are counted here.
     """
 
     first_position: int
     begins: bool
     ends: bool
+    half: int
     tokens: int = 0
 
     @property
@@ -64,6 +66,9 @@ class LayerClusters(NamedTuple):
     runs: Runs
     totals: FeatureTotals
     """Over the clusters that are not carried."""
+    masks: BlockMasks
+    entries: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """The activations as they came: offsets int64 `[T + 1]`, features int32 and values float32 `[nnz]`; `order` has their rows."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,9 @@ class SegmentClusters:
         lengths: float64 `[C]`, counted tokens of each.
         row: int32 `[C]`, −1, or for a carried cluster its row among those.
         tokens: counted tokens of all of them.
+        halves: uint8 `[C]`, of each.
+        blocks: the tokens cut into blocks, cluster by cluster.
+        order: int64 `[tokens]`, for each token in the order of the clusters its row in `LayerClusters.entries`.
         layers: one per layer of the run.
     """
 
@@ -85,6 +93,9 @@ class SegmentClusters:
     lengths: np.ndarray
     row: np.ndarray
     tokens: int
+    halves: np.ndarray
+    blocks: Blocks
+    order: np.ndarray
     layers: tuple[LayerClusters, ...]
 
     @property
@@ -116,7 +127,7 @@ def cluster_segment(
             key, first = ClusterKey(piece.upload, piece.number, part), part * CLUSTER_TOKENS
             ends = piece.last or end >= first + CLUSTER_TOKENS
             here = found.setdefault(piece.corpus, {}).setdefault(
-                key, Cluster(position + max(0, first - piece.start), piece.start <= first, ends)
+                key, Cluster(position + max(0, first - piece.start), piece.start <= first, ends, piece.half)
             )
             here.ends |= ends
     tokens = _Tokens.of(batches, pieces, positions, len(shape.dictionaries))
@@ -171,6 +182,8 @@ def _cluster_corpus(corpus: str, found: dict[ClusterKey, Cluster], tokens: _Toke
     lengths = np.bincount(cluster_of, minlength=len(keys)).astype(np.float64)
     for key, length in zip(keys, lengths.tolist(), strict=True):
         found[key].tokens = int(length)
+    blocks = cut_blocks(lengths.astype(np.int64))
+    halves = np.array([found[key].half for key in keys], np.uint8)
     carried = np.array([found[key].carried for key in keys], bool)
     row = np.where(carried, np.cumsum(carried) - 1, -1).astype(np.int32)
 
@@ -178,7 +191,8 @@ def _cluster_corpus(corpus: str, found: dict[ClusterKey, Cluster], tokens: _Toke
         threshold = shape.thresholds[at]
         limits = None if threshold is None else threshold.cpu().numpy()
         runs = make_runs(order, cluster_of, *tokens.layers[at], limits, shape.dictionaries[at])
-        return LayerClusters(runs, feature_totals(runs, lengths, row))
+        return LayerClusters(runs, feature_totals(runs, lengths, row), block_masks(runs, blocks), tokens.layers[at])
 
     layers = run_each([partial(layer, at) for at in range(len(shape.dictionaries))])
-    return SegmentClusters(corpus, keys, tuple(found.values()), lengths, row, len(order), tuple(layers))
+    clusters = tuple(found.values())
+    return SegmentClusters(corpus, keys, clusters, lengths, row, len(order), halves, blocks, order, tuple(layers))

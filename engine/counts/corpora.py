@@ -101,7 +101,7 @@ class CorpusMarginals(FramedPart):
     def end_segment(self, segment: Sequence[SegmentClusters]) -> None:
         (layer,) = self.place
         for part in segment:
-            runs, totals = part.layers[layer]
+            runs, totals = part.layers[layer].runs, part.layers[layer].totals
             sums = self._sums(part.corpus)
             whole = part.whole.astype(np.int64)
             sums.clusters += (len(whole), whole.sum(), whole @ whole)

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from engine.errors import BadInput
+from kernels import FEWEST_CANDIDATES, MOST_CANDIDATES
 
 LayerPair = tuple[int, int]
 Thresholds = float | Sequence["np.ndarray | Tensor"]
 
 INT32_LIMIT = 2**31 - 1
 """The largest count that an int32 cell holds; a table that may pass it becomes int64 first."""
+
+
+GATE_CANDIDATES = 6
 
 
 def adjacent_pairs(layers: int) -> tuple[LayerPair, ...]:
@@ -34,6 +38,7 @@ class RunShape:
             activation is above its threshold. float32, so that marginals and kernels compare the same two numbers.
         device: where the tables are.
         count_limit: an int32 table becomes int64 before a cell could pass this.
+        gate_candidates: m, candidate parents of a downstream feature whose joint truth table is counted, 2 to 8.
     """
 
     dictionaries: tuple[int, ...]
@@ -41,6 +46,7 @@ class RunShape:
     thresholds: tuple[Tensor | None, ...]
     device: torch.device
     count_limit: int = INT32_LIMIT
+    gate_candidates: int = GATE_CANDIDATES
 
     @classmethod
     def of(
@@ -50,6 +56,7 @@ class RunShape:
         threshold: Thresholds = 0.0,
         device: str | torch.device = "cpu",
         count_limit: int = INT32_LIMIT,
+        gate_candidates: int = GATE_CANDIDATES,
     ) -> RunShape:
         """Check and complete what the settings say.
 
@@ -58,7 +65,7 @@ class RunShape:
             pairs: layer pairs (up, down) with up < down; None = the adjacent ones.
             threshold: one number for all features, or one array `[D]` per layer; finite and at least 0.
             device: "cpu" or "cuda".
-            count_limit: see the attribute.
+            count_limit, gate_candidates: see the attributes.
 
         Raises:
             BadInput: a size, pair or threshold that no run can have.
@@ -72,14 +79,19 @@ class RunShape:
                 raise BadInput(f"layer pair ({up}, {down}): needs 0 <= up < down <= {len(sizes) - 1}, the last layer of this run")
         if len(set(listed)) != len(listed):
             raise BadInput(f"layer pairs must be named once each, got {list(listed)}")
+        if not MOST_CANDIDATES >= gate_candidates >= FEWEST_CANDIDATES:
+            raise BadInput(
+                f"gate_candidates = {gate_candidates}: a feature has {FEWEST_CANDIDATES} to {MOST_CANDIDATES} candidate parents"
+            )
         place = torch.device(device)
-        return cls(sizes, listed, _thresholds(sizes, threshold, place), place, count_limit)
+        return cls(sizes, listed, _thresholds(sizes, threshold, place), place, count_limit, gate_candidates)
 
     def same_counts_as(self, other: RunShape) -> bool:
         """Whether states of the two shapes count the same things (device and count limit don't matter for that)."""
         return (
             self.dictionaries == other.dictionaries
             and self.pairs == other.pairs
+            and self.gate_candidates == other.gate_candidates
             and all(_same(mine, theirs) for mine, theirs in zip(self.thresholds, other.thresholds, strict=True))
         )
 

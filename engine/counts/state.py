@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 
 from engine.counts import memory
-from engine.counts.clusters import cluster_segment
+from engine.counts.clusters import SegmentClusters, cluster_segment
 from engine.counts.corpora import CorpusMarginals
+from engine.counts.gate_tables import GateTables
+from engine.counts.gates import NominatedGates
 from engine.counts.ledger import Ledger
 from engine.counts.marginals import Marginals
 from engine.counts.pairs import PairTable
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class State:
-    """Marginals, of all and per corpus, and strongest activation per layer; a table and watched pairs per layer pair; the ledger.
+    """Marginals of all and per corpus, strongest activations per layer; table, watched pairs, gates per layer pair; the ledger.
 
     Attributes:
         shape: what is counted.
@@ -37,6 +39,8 @@ class State:
         strongest: one `Strongest` per layer.
         pairs: (up, down) → `PairTable`.
         watched: (up, down) → `Watched`.
+        gate_tables: (up, down) → `GateTables`.
+        gates: (up, down) → `NominatedGates`.
         ledger: the `Ledger`.
         segments_ended: segments that this object was told the end of: where sums over documents have changed.
     """
@@ -52,6 +56,8 @@ class State:
         self.strongest = tuple(part for part in parts if isinstance(part, Strongest))
         self.corpora = tuple(part for part in parts if isinstance(part, CorpusMarginals))
         self.watched = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Watched)}
+        self.gate_tables = {cast(LayerPair, part.place): part for part in parts if isinstance(part, GateTables)}
+        self.gates = {cast(LayerPair, part.place): part for part in parts if isinstance(part, NominatedGates)}
         self.pairs = {cast(LayerPair, part.place): part for part in parts if isinstance(part, PairTable)}
         self.segments_ended = 0
         (self.ledger,) = (part for part in parts if isinstance(part, Ledger))
@@ -119,8 +125,10 @@ class State:
         for part in self._parts:
             part.add(batch, set_aside)
 
-    def end_segment(self, batches: Sequence[SparseBatch], pieces: Sequence[Piece], positions: Sequence[int]) -> None:
-        """A segment was added whole: count what is summed over its documents.
+    def end_segment(
+        self, batches: Sequence[SparseBatch], pieces: Sequence[Piece], positions: Sequence[int]
+    ) -> list[SegmentClusters]:
+        """A segment was added whole: count what is summed over its documents. Returns its clusters, for what is chosen there.
 
         Args:
             batches: all of its batches, in any order.
@@ -131,6 +139,7 @@ class State:
         self.ledger.finish(pieces)
         segment = cluster_segment(batches, pieces, positions, self.shape)
         run_each([partial(part.end_segment, segment) for part in self._parts])
+        return segment
 
     def merge(self, other: State) -> None:
         """Add what another state of the same shape has counted; it stays as it is.

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from engine.errors import BadValue
 from engine.measures.gates import KINDS, MOST_NOMINATIONS, PARENTS
 from engine.measures.similarity import Floats
+from kernels import BET_PRIOR
 
 CELLS = 16
 """Of a gate: [p0] + 2[p1] + 4[p2] + 8[y]; p2 is never active for gates of two parents."""
@@ -38,9 +39,7 @@ TESTS = (3, 3, 3, 4)
 BLOCK_TOKENS = 32
 ALPHA = 0.05
 
-PRIOR = (0.5, 0.25)
-"""Σs and Σs² that bets begin with: those of one score of ½, which is what two tokens with one parent each give. Any prior is valid;
-with (½, 1) the first dozen of such scores were bet on at half of what they allow, and 55 of 60 OR gates were found, not 59."""
+PRIOR = BET_PRIOR
 
 VERDICTS = ("none", "joint", "gate")
 NONE, JOINT, GATE = range(3)

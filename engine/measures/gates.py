@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from engine.errors import BadValue
 from engine.measures.similarity import Floats
+from kernels import FEWEST_CANDIDATES, MOST_CANDIDATES
 
 KINDS = ("and", "or", "and_not", "k_of_n")
 """Published names, by code: AND 0, OR 1, AND_NOT 2 (the first parent and not the second), TWO_OF_THREE 3 (k = 2, n = 3)."""
@@ -31,8 +32,6 @@ AND, OR, AND_NOT, TWO_OF_THREE = range(4)
 PARENTS = (2, 2, 2, 3)
 """Parents of each kind."""
 
-FEWEST_CANDIDATES, MOST_CANDIDATES = 2, 8
-"""m: a gate has two parents, and a table of 9 candidates would have 1,024 cells a child."""
 
 MOST_LIVE, MOST_NOMINATIONS = 4, 8
 """Nominated gates that a child has at a time, and ever: false discoveries are controlled over 8 hypotheses a child."""
