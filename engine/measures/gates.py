@@ -5,9 +5,9 @@
    and the child is (y = 1) or is not.
 2. A *hypothesis* is a kind of gate and the slots that it takes. Which patterns it holds at does not depend on the data, so what it
    gets right and wrong in every table is one matrix product (`fits`).
-3. Hypotheses that describe the child in fewer bits than the best single parent are *nominated* (`engine.measures.gate_nominations`).
-   That is a way to look where something may be found and no evidence: shared topics make gates of this kind in pure noise. What
-   judges a nominated gate comes after its nomination (`engine.measures.gate_tests`).
+3. Hypotheses that describe the child in fewer bits than the best single parent are *nominated*
+   (`engine.measures.gate_nominations`). That is a way to look where something may be found and no evidence: shared topics make
+   gates of this kind in pure noise. What judges a nominated gate comes after its nomination (`engine.measures.gate_tests`).
 
 All-inactive tokens dominate, so F1 leads, which does not change with them (Tan, Kumar, Srivastava 2002). numpy only; float64.
 """
