@@ -17,8 +17,9 @@ import numpy as np
 from benchmarks.gate_streams import Layer, Segment
 from engine.measures.convergence import DesignEffects, design_effect_of, design_effects
 from engine.measures.gate_candidates import DUPLICATE, SIGNIFICANT, choose_parents, rank_candidates, significant_pairs
+from engine.measures.gate_nominations import MOST_LIVE, nominate
 from engine.measures.gate_tests import GATE, PRIOR, TEST_PARTS, TESTS, block_tokens, gate_evidence, verdicts
-from engine.measures.gates import MOST_LIVE, Fits, explained_bits, fits, gate_counts, nominate
+from engine.measures.gates import Fits, explained_bits, fits, gate_counts
 
 CLUSTER_TOKENS = 4096
 PROMISING = 1.0

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from engine.errors import BadValue
+from engine.measures.gate_nominations import MOST_NOMINATIONS
 from engine.measures.gate_tests import (
     CELLS,
     GATE,
@@ -26,7 +27,7 @@ from engine.measures.gate_tests import (
     gate_evidence,
     verdicts,
 )
-from engine.measures.gates import AND, AND_NOT, KINDS, MOST_NOMINATIONS, OR, PARENTS, TWO_OF_THREE, holds
+from engine.measures.gates import AND, AND_NOT, KINDS, OR, PARENTS, TWO_OF_THREE, holds
 
 Token = tuple[int, int, int, int]  # p0, p1, p2, child
 

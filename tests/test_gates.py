@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 
 from engine.errors import BadValue
+from engine.measures.gate_nominations import MOST_LIVE, MOST_NOMINATIONS, nominate
 from engine.measures.gates import (
     AND,
     AND_NOT,
     KINDS,
-    MOST_LIVE,
-    MOST_NOMINATIONS,
     OR,
     PARENTS,
     TWO_OF_THREE,
@@ -27,7 +26,6 @@ from engine.measures.gates import (
     gate_counts,
     holds,
     hypotheses,
-    nominate,
     quality,
 )
 

@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine.errors import BadValue
-from engine.measures.gates import KINDS, MOST_NOMINATIONS, PARENTS
+from engine.measures.gate_nominations import MOST_NOMINATIONS
+from engine.measures.gates import KINDS, PARENTS
 from engine.measures.similarity import Floats
 from kernels import BET_PRIOR
 
