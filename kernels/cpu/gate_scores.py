@@ -113,32 +113,31 @@ def _lay_out(
                     own[row, 3] += 1
 
 
+# No branches in these three: which slots are active changes from block to block, and a wrong guess costs as much as two divisions.
 @numba.njit(nogil=True, cache=True, inline="always")
 def _find(bits, first, payload, row, word, below):
-    """What the feature has at bit `below` + 1 of a word: 0 if it is not set."""
+    """What the feature has at bit `below` + 1 of a word: 0 if it is not set, read from somewhere all the same."""
     here = bits[row, word]
-    if here & (below + ONE) == ZERO:
-        return ZERO
-    return np.uint64(payload[first[row, word] + np.int64(ones(here & below))])
+    at = np.uint64(first[row, word]) + ones(here & below)
+    found = np.uint64(payload[min(at, np.uint64(len(payload) - 1))])
+    return found if here & (below + ONE) != ZERO else ZERO
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _part(n, r, k, joint, sign):
-    """s and c of one stratum; both are 0 where x or y is the same on all its tokens."""
-    if r == 0 or k == 0 or r == n or k == n:
-        return 0.0, 0.0
-    expected = np.float64(r * k) / np.float64(n)
+    """s and c of one stratum: exactly 0 both where it is empty, or x or y is the same on all its tokens."""
+    expected = np.float64(r * k) / np.float64(max(n, 1))
     if sign > 0:
         return joint - expected, expected - max(0, r + k - n)
     return expected - joint, min(r, k) - expected
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _bet(test, score, loss, prior_sum, prior_squares, bets):
     """bets float64 [3, 4]: Σs, Σs² and the product of factors since the last logarithm was taken; true when that is due."""
-    if score == 0.0:
-        return False
-    bet = min(max(0.0, (prior_sum + bets[0, test]) / (prior_squares + bets[1, test])), MOST_BET / loss)
+    bet, most = (prior_sum + bets[0, test]) / (prior_squares + bets[1, test]), MOST_BET / loss  # +inf where nothing can be lost
+    bet = bet if bet > 0.0 else 0.0
+    bet = bet if bet < most else most
     bets[0, test] += score
     bets[1, test] += score * score
     bets[2, test] *= 1.0 + bet * score
@@ -183,7 +182,7 @@ def _several(bits, other_bits, a, b, c, y, best, word):
     return twice | (once & here), once | here
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _score(
     up, down, kinds, slots, block_tokens, block_cluster, halves, special, totals, carried, prior_sum, prior_squares
 ):
@@ -335,6 +334,9 @@ def _score(
                 half = halves[cluster]
                 at = 0
                 for one_sum in range(5):
+                    if x[one_sum] == 0.0:
+                        at += 5 - one_sum
+                        continue
                     sums[gate, half, one_sum] += x[one_sum]
                     for other in range(one_sum, 5):
                         squares[gate, at] += x[one_sum] * x[other]
@@ -342,10 +344,9 @@ def _score(
                 documents[gate] += x[1] > 0 or x[3] > 0 or x[4] > 0
                 deciding[gate] += decides
                 for slot in range(5):
-                    if number[slot] > 0:
-                        in_several[slot, half] += number[slot]
-                        in_several[slot, 2] += number[slot] * number[slot]
-                        in_several[slot, 3] += 1
+                    in_several[slot, half] += number[slot]
+                    in_several[slot, 2] += number[slot] * number[slot]
+                    in_several[slot, 3] += number[slot] > 0
 
         _log(bets, log_e[gate])
         score_sum[gate], score_squares[gate] = bets[0], bets[1]
