@@ -104,7 +104,9 @@ def check_masks(name: str, masks: BlockMasks, blocks: int) -> None:
     _check_array(f"{name}.blocks", masks.blocks, np.int32, (runs,))
     _check_array(f"{name}.masks", masks.masks, np.uint32, (runs,))
     if masks.starts[0] != 0 or masks.starts[-1] != runs or (np.diff(masks.starts) < 0).any():
-        raise ValueError(f"{name}.starts must rise from 0 to {runs}, the number of runs; it runs {masks.starts[0]} … {masks.starts[-1]}")
+        raise ValueError(
+            f"{name}.starts must rise from 0 to {runs}, the number of runs; it runs {masks.starts[0]} … {masks.starts[-1]}"
+        )
     _check_range(f"{name}.blocks", masks.blocks, 0, blocks)
 
 
@@ -124,9 +126,7 @@ def check_gates(gates: Gates, up_width: int, down_width: int) -> None:
     _check_range("gates.best", gates.best, 0, up_width)
 
 
-def check_totals(
-    totals: GateTotals, gates: int, half: np.ndarray, special: np.ndarray, prior: tuple[float, float]
-) -> None:
+def check_totals(totals: GateTotals, gates: int, half: np.ndarray, special: np.ndarray, prior: tuple[float, float]) -> None:
     """`GateTotals` of so many gates, what is known of the C clusters, and the prior of bets."""
     shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "cells": (np.int64, (gates, 16)),

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from kernels.cpu.gate_scores import lay_out, score
+from kernels.cpu.gate_layout import lay_out
+from kernels.cpu.gate_scores import score
 from kernels.cpu.moments import Runs
 from kernels.host_checks import check_blocks, check_gates, check_masks, check_totals
 
@@ -83,9 +84,12 @@ class GateTotals(NamedTuple):
     @classmethod
     def zero(cls, gates: int) -> "GateTotals":
         """Nothing seen: E = 1."""
-        tests = (np.zeros((gates, 4)) for _ in range(3))
-        sums = np.zeros((gates, 2, 5)), np.zeros((gates, 15))
-        return cls(np.zeros((gates, 16), np.int64), *tests, *sums, np.zeros(gates, np.int64), np.zeros(gates, np.int64))
+        return cls(
+            np.zeros((gates, 16), np.int64),
+            *(np.zeros((gates, 4)), np.zeros((gates, 4)), np.zeros((gates, 4))),
+            *(np.zeros((gates, 2, 5)), np.zeros((gates, 15))),
+            *(np.zeros(gates, np.int64), np.zeros(gates, np.int64)),
+        )
 
 
 def cut_blocks(lengths: np.ndarray) -> Blocks:
@@ -121,7 +125,11 @@ def block_masks(runs: Runs, blocks: Blocks) -> BlockMasks:
     if len(runs.tokens) and runs.tokens.max() >= len(blocks.of_token):
         raise ValueError(f"blocks has {len(blocks.of_token)} tokens, the runs need {runs.tokens.max() + 1}")
     entries = runs.entries[runs.starts]  # where each feature begins
-    starts, found, masks = np.zeros(len(entries), np.int64), np.empty(len(runs.tokens), np.int32), np.empty(len(runs.tokens), np.uint32)
+    starts, found, masks = (
+        np.zeros(len(entries), np.int64),
+        np.empty(len(runs.tokens), np.int32),
+        np.empty(len(runs.tokens), np.uint32),
+    )
     count = _block_masks(entries, runs.tokens, runs.values, blocks.of_token, blocks.bit, starts, found, masks)
     return BlockMasks(starts, found[:count].copy(), masks[:count].copy())
 
