@@ -3,6 +3,9 @@
 - accumulate against the paper's way: counts by A_active.T @ B_active, products by A.T @ B, dense float32, added in place
   (`addmm_`, its fastest form). The dense arm costs the same whatever is active and is timed on fewer tokens, per token.
 - compact against torch `nonzero` on the same dense output, with and without the ReLU that a SAE's encode contains.
+- Gates: count_gate_cells against accumulate of the same batch (the truth tables may cost at most what the pair counts do), parents
+  being the features that are most often active with each child: a few frequent features are parents of nearly all. score_gates
+  with four gates of every child, one of each kind, parents by F1, over documents of median 22 tokens as in the demo and 800.
 - The share: compact of 12 layers and accumulate of 11 pairs per token, against 703 MFLOP per token (GPT-2 small up to the last
   hook point and 12 encoders of 24,576 features) at the matmul rate that is measured in the same run.
 """
@@ -15,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.activations import dense_output, pair_batch
+from benchmarks.activations import PairBatch, dense_output, pair_batch
 from benchmarks.rows import Timing, append, measure, one_core, row
-from kernels import accumulate, compact
+from kernels import Csr, Gates, GateTotals, accumulate, block_masks, compact, count_gate_cells, cut_blocks, make_runs, score_gates
 from kernels.reference import densify
 
 log = logging.getLogger(__name__)
@@ -27,6 +30,8 @@ MODEL_FLOP = 703e6  # per token
 LAYERS, PAIRS = 12, 11
 D_MODEL = 768
 DOCUMENT_TOKENS = 512  # of one half, then as many of the other
+GATE_PARENTS = 6
+SEGMENT_TOKENS = 65_536
 MICRO_BATCH = 512  # tokens that a CPU pushes through GPT-2 and its SAEs in some seconds: the engine counts batches of this order
 
 
@@ -62,8 +67,7 @@ def accumulate_rows(tokens: int, dense_tokens: int, features: int, repeats: int)
     tables = empty_tables(features)
     for active, size in ((20, tokens), (60, tokens), (120, tokens), (60, MICRO_BATCH)):
         batch = pair_batch(size, features, active)
-        halves = (torch.arange(size) // DOCUMENT_TOKENS % 2).to(torch.uint8)
-        add = partial(accumulate, batch.up, batch.down, halves, None, None, *tables)
+        add = partial(accumulate, batch.up, batch.down, halves_of(size), None, None, *tables)
         timing = measure(add, repeats)
         rate = size / timing.p50
         ratio = paper_token * rate
@@ -116,6 +120,121 @@ def compact_rows(tokens: int, features: int, repeats: int) -> tuple[list[dict], 
     return rows, timings["numba, relu included"].p50 / tokens
 
 
+def halves_of(tokens: int) -> Tensor:
+    """uint8 [tokens]."""
+    return (torch.arange(tokens) // DOCUMENT_TOKENS % 2).to(torch.uint8)
+
+
+def first_tokens(batch: PairBatch, tokens: int) -> PairBatch:
+    """The head of a batch: the same features, and so the same parents."""
+
+    def head(part: Csr) -> Csr:
+        end = int(part.offsets[tokens])
+        return Csr(part.offsets[: tokens + 1], part.features[:end], part.values[:end])
+
+    return PairBatch(head(batch.up), head(batch.down))
+
+
+def leading_partners(counts: Tensor, batch: PairBatch, by_f1: bool, count: int) -> Tensor:
+    """int32 [Dd, count]: of each child the upstream features that are most often active with it, or have the highest F1."""
+    up, down = (torch.bincount(part.features.to(torch.int64), minlength=counts.shape[0]).to(torch.float32) for part in batch)
+    found = []
+    for first in range(0, counts.shape[1], 256):
+        score = counts[:, first : first + 256].sum(dim=-1).to(torch.float32)
+        if by_f1:
+            score = 2 * score / (up[:, None] + down[None, first : first + 256]).clamp(min=1)
+        found.append(score.topk(count, dim=0).indices.T)
+    return torch.cat(found).to(torch.int32).contiguous()
+
+
+def gate_cell_rows(features: int, active: int, sizes: tuple[int, ...], repeats: int) -> tuple[list[dict], PairBatch, Tensor]:
+    """accumulate and count_gate_cells on the same batches; also the largest batch and the gates' likeliest parents."""
+    tables, whole = empty_tables(features), pair_batch(max(sizes), features, active)
+    accumulate(whole.up, whole.down, halves_of(max(sizes)), None, None, *tables)
+    parents = leading_partners(tables[0], whole, False, GATE_PARENTS)
+    likely = leading_partners(tables[0], whole, True, 4)
+    cells = torch.zeros(features, 2 << GATE_PARENTS, dtype=torch.int32)
+    children = torch.bincount(parents.reshape(-1).to(torch.int64), minlength=features)
+    rows = []
+    for size in sizes:
+        batch = first_tokens(whole, size)
+        arms = {
+            "accumulate": partial(accumulate, batch.up, batch.down, halves_of(size), None, None, *tables),
+            "count_gate_cells": partial(count_gate_cells, batch.up, batch.down, None, None, features, parents, cells),
+        }
+        timings = {variant: measure(arm, repeats) for variant, arm in arms.items()}
+        cost = timings["count_gate_cells"].cpu_p50 / timings["accumulate"].cpu_p50
+        for variant, timing in timings.items():
+            more: dict[str, object] = {"seconds_per_token": timing.p50 / size}
+            if variant == "count_gate_cells":
+                more |= {"baseline": "accumulate", "cost_by_cpu_time": cost, "most_children": int(children.max())}
+            rows.append(row("gates", variant, {"D": features, "tokens": size, "L0": active, "m": GATE_PARENTS}, timing, **more))
+        log.info(
+            "gate cells, D = %d, T = %d: %.2f µs a token, %.2f times what accumulate costs",
+            features,
+            size,
+            timings["count_gate_cells"].p50 / size * 1e6,
+            cost,
+        )
+    return rows, whole, likely
+
+
+def document_lengths(tokens: int, median: int) -> np.ndarray:
+    """int64: log-normal with σ = 1, at most a cluster of 4,096; the last is cut so that all of them are `tokens`."""
+    lengths = np.clip(np.random.default_rng(0).lognormal(np.log(median), 1.0, tokens), 1, 4096).astype(np.int64)
+    ends = np.minimum(np.cumsum(lengths), tokens)
+    kept = int(np.searchsorted(ends, tokens)) + 1
+    return np.diff(ends[:kept], prepend=0)
+
+
+def gate_score_rows(batch: PairBatch, features: int, active: int, parents: Tensor, repeats: int) -> list[dict]:
+    """block_masks of a layer and score_gates of a layer pair on a segment, four gates of every child."""
+    tokens, kinds = batch.up.tokens, np.tile(np.arange(4, dtype=np.uint8), features)
+    slots = np.tile(np.array([[0, 1, 2], [0, 2, 3], [1, 3, 2], [0, 1, 2]]), (features, 1))
+    child = np.repeat(np.arange(features, dtype=np.int32), 4)
+    named = parents.numpy()[child[:, None], slots]
+    best = named[:, 0].copy()
+    named[kinds != 3, 2] = -1
+    gates, rows = Gates(kinds, named, child, best), []
+    for median in (22, 800):
+        lengths = document_lengths(tokens, median)
+        cluster, blocks = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths), cut_blocks(lengths)
+        runs = []
+        for part in batch:
+            offsets, *entries = (array.numpy() for array in part)
+            runs.append(make_runs(np.arange(tokens), cluster, offsets.astype(np.int64), *entries, None, features))
+        half, special = (np.arange(len(lengths)) % 2).astype(np.uint8), np.full(len(lengths), -1, np.int32)
+        up, down = (block_masks(one, blocks) for one in runs)
+        totals = GateTotals.zero(len(kinds))
+        timings = {
+            "block_masks": measure(partial(block_masks, runs[0], blocks), repeats),
+            "score_gates": measure(partial(score_gates, up, down, gates, blocks, half, special, totals, (0.5, 0.25)), repeats),
+        }
+        sizes = {"D": features, "tokens": tokens, "L0": active, "documents": len(lengths), "blocks": len(blocks.tokens)}
+        for variant, timing in timings.items():
+            scored: dict[str, int] = {"gates": len(kinds)} if variant == "score_gates" else {}
+            rows.append(row("gates", variant, sizes | scored, timing, seconds_per_token=timing.p50 / tokens))
+        log.info(
+            "gate scores, D = %d, %d documents: %.2f µs a token and layer pair, %.1f µs a gate; masks %.2f µs a token and layer",
+            features,
+            len(lengths),
+            timings["score_gates"].p50 / tokens * 1e6,
+            timings["score_gates"].p50 / len(kinds) * 1e6,
+            timings["block_masks"].p50 / tokens * 1e6,
+        )
+    return rows
+
+
+def gate_rows(quick: bool, features: int, repeats: int) -> list[dict]:
+    """The demo's shape and GPT-2's."""
+    rows = []
+    for width, active, sizes in ((1024, 15, (2048, 8192, SEGMENT_TOKENS)), (features, 60, (MICRO_BATCH, 4096, SEGMENT_TOKENS))):
+        kept = tuple(size for size in sizes if size < SEGMENT_TOKENS) if quick else sizes
+        found, batch, parents = gate_cell_rows(width, active, kept, repeats)
+        rows += found + gate_score_rows(batch, width, active, parents, repeats)
+    return rows
+
+
 def share_rows(compact_token: float, accumulate_token: dict[int, float], features: int, repeats: int) -> list[dict]:
     """Compact of 12 layers and accumulate of 11 pairs, in batches of each size, as a share of model + encode at the matmul rate."""
     tokens = 1024
@@ -152,7 +271,8 @@ def run(quick: bool) -> list[dict]:
     with one_core():
         compacted, compact_token = compact_rows(512, features, 2 * repeats)
         added, accumulate_token = accumulate_rows(6_144 if quick else 65_536, 256 if quick else 1_024, features, repeats)
-        return [*compacted, *added, *share_rows(compact_token, accumulate_token, features, repeats)]
+        shared = share_rows(compact_token, accumulate_token, features, repeats)
+        return [*compacted, *added, *shared, *gate_rows(quick, features, repeats)]
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """What everything rests on: dense → sparse, sparse → pair tables, best k of every row and column, strongest activations, moments
-of pairs, top lists of the two halves, bounds.
+of pairs, truth tables of gates and their scores, top lists of the two halves, bounds.
 
-compact and accumulate have one signature and three implementations: Triton for CUDA (`kernels.gpu`), numba for the CPU
-(`kernels.cpu`), and a slow obvious reference (`kernels.reference`); `kernels.dispatch` picks by device. The others work on the
-host. torch is imported where a tensor is, so that a process without one can use the bounds.
+compact, accumulate and count_gate_cells have one signature and three implementations: Triton for CUDA (`kernels.gpu`), numba for
+the CPU (`kernels.cpu`), and a slow obvious reference (`kernels.reference`); `kernels.dispatch` picks by device. The others work on
+the host. torch is imported where a tensor is, so that a process without one can use the bounds.
 """
 
 from kernels.cpu.best import EFFECT_BINS, RANKED, BestCells, Features, TopCells

@@ -12,15 +12,23 @@ from kernels import (
     RANKED,
     BestCells,
     Features,
+    Gates,
+    GateTotals,
     StrongestLists,
     accumulate,
     add_pairs,
+    block_masks,
     bounds,
     compact,
+    count_gate_cells,
+    cut_blocks,
     feature_totals,
     half_lists,
     make_runs,
+    mask_jaccard,
     pearson_bounds,
+    score_gates,
+    silencers,
 )
 
 
@@ -34,6 +42,8 @@ def warm() -> None:
             limits = torch.zeros(3, dtype=limit_type)
             up_limits, down_limits = (limits if limited else None for limited in (up_limited, down_limited))
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
+            cells, parents = torch.zeros(3, 4, dtype=count_type), torch.zeros(3, 1, dtype=torch.int32)
+            count_gate_cells(batch, batch, up_limits, down_limits, 3, parents, cells)
         half_lists(counts.numpy(), active, active, 1, 1, 1)
     cell = np.zeros(1, np.int64)
     one = Features(cell, np.zeros(1), np.zeros(1))
@@ -51,6 +61,11 @@ def warm() -> None:
     totals = feature_totals(runs, np.full(1, 2.0), np.full(1, -1, np.int32))
     moments = np.zeros((1, 9)), np.zeros((1, 45)), np.zeros((1, 4), np.int64)
     add_pairs(runs, runs, totals, totals, pair, pair, np.full(1, 2.0), np.full(1, -1, np.int32), 2, *moments)
+    blocks = cut_blocks(np.full(1, 2))
+    masks, gates = block_masks(runs, blocks), Gates(np.zeros(1, np.uint8), np.array([[0, 1, -1]], np.int32), pair, pair)
+    score_gates(masks, masks, gates, blocks, np.zeros(1, np.uint8), np.full(1, -1, np.int32), GateTotals.zero(1))
+    mask_jaccard(masks, cell, cell)
+    silencers(np.arange(2), (offsets.astype(np.int64), features, values), None, runs, runs, cell, cell, 3.5, 1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Every implementation of `compact`, `accumulate` and `count_gate_cells` that this machine can run, behind one interface for the tests.
+"""Every implementation of `compact`, `accumulate` and `count_gate_cells` that this machine can run, behind one interface for the
+tests.
 
 numba runs here. Triton runs on the GPU where there is one; elsewhere in Triton's interpreter, which has to be chosen before triton
 is imported, so it lives in a process of its own.

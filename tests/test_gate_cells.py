@@ -38,7 +38,9 @@ def zeros(children: int, slots: int, dtype: torch.dtype = torch.int32) -> torch.
     return torch.zeros(children, 2 << slots, dtype=dtype)
 
 
-def expected(up: Csr, down: Csr, limits: tuple, width: int, parents: torch.Tensor, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+def expected(
+    up: Csr, down: Csr, limits: tuple, width: int, parents: torch.Tensor, dtype: torch.dtype = torch.int32
+) -> torch.Tensor:
     cells = zeros(*parents.shape, dtype)
     reference.count_gate_cells(up, down, *limits, width, parents, cells)
     return cells
@@ -55,7 +57,7 @@ SHAPES = {
     "everything-active": (sparse(70, UP, 1.0), sparse(70, DOWN, 1.0)),
     "as-many-tokens-as-bits-of-a-word": (sparse(64, UP), sparse(64, DOWN, seed=1)),
     "one-token-more-than-bits-of-a-word": (sparse(65, UP), sparse(65, DOWN, seed=1)),
-    "rare-and-frequent-features": (sparse(300, UP, MIXED[0]), sparse(300, DOWN, MIXED[1], seed=1)),
+    "rare-and-frequent-features": (sparse(150, UP, MIXED[0]), sparse(150, DOWN, MIXED[1], seed=1)),
 }
 
 
@@ -194,7 +196,9 @@ GOOD = {
         pytest.param(
             {"down": GOOD["down"]._replace(features=-GOOD["down"].features - 1)}, r"down.features .* in \[0, 37\)", id="negative"
         ),
-        pytest.param({"up": GOOD["up"]._replace(offsets=GOOD["up"].offsets + 1)}, "up.offsets must rise from 0", id="offsets-shifted"),
+        pytest.param(
+            {"up": GOOD["up"]._replace(offsets=GOOD["up"].offsets + 1)}, "up.offsets must rise from 0", id="offsets-shifted"
+        ),
         pytest.param({"down": sparse(5, DOWN)}, r"down.offsets has shape \[6\], it must be \[5\]", id="other-tokens"),
         pytest.param({"down_thresholds": torch.zeros(3)}, r"down_thresholds has shape \[3\], it must be \[37\]", id="thresholds"),
     ],
@@ -212,7 +216,7 @@ def test_count_cells_compiles_for_sm_90_with_relaxed_atomics(counts: str) -> Non
 
     pointers = {name: "*i32" for name in ("up_bits", "down_bits", "parents")} | {"cells": f"*{counts}"}
     ptx = compiled_for_sm_90(
-        count_cells, pointers | {"up_width": "i32", "children": "i32"}, {"M": 6, "BLOCK": BLOCK_CHILDREN}
+        count_cells, pointers | {"up_width": "i32", "children": "i32"}, {"M": 6, "CELLS": 128, "BLOCK": BLOCK_CHILDREN}
     )
     assert f"relaxed.add.u{counts[1:]}" in ptx
     assert "acq_rel" not in ptx

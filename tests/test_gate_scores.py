@@ -166,7 +166,10 @@ def test_scores_average_to_nothing_when_the_child_is_shuffled_within_each_block(
     active = (rng.random((tokens, 4)) < 0.3) & topic
     order = np.lexsort((rng.random(tokens), blocks.of_token))
     gates = Gates(
-        np.arange(4, dtype=np.uint8), np.array([[0, 1, -1]] * 3 + [[0, 1, 2]], np.int32), np.zeros(4, np.int32), np.zeros(4, np.int32)
+        np.arange(4, dtype=np.uint8),
+        np.array([[0, 1, -1]] * 3 + [[0, 1, 2]], np.int32),
+        np.zeros(4, np.int32),
+        np.zeros(4, np.int32),
     )
     totals = GateTotals.zero(4)
     clusters = np.zeros(300, np.uint8), np.full(300, -1, np.int32)
@@ -185,8 +188,12 @@ def test_masks_equal_the_reference(lengths: list[int], threshold: bool) -> None:
         for have, want in zip(found, gate_reference.block_masks(runs, segment.blocks), strict=True):
             assert have.dtype == want.dtype
             assert np.array_equal(have, want)
-        active = np.array([np.bitwise_count(found.masks[first:last]).sum() for first, last in zip(found.starts, found.starts[1:], strict=False)])
-        by_feature = [(runs.values[runs.entries[a] : runs.entries[b]] > 0).sum() for a, b in zip(runs.starts, runs.starts[1:], strict=False)]
+        active = np.array(
+            [np.bitwise_count(found.masks[first:last]).sum() for first, last in zip(found.starts, found.starts[1:], strict=False)]
+        )
+        by_feature = [
+            (runs.values[runs.entries[a] : runs.entries[b]] > 0).sum() for a, b in zip(runs.starts, runs.starts[1:], strict=False)
+        ]
         assert active.tolist() == by_feature
 
 
@@ -217,14 +224,22 @@ def _changed(place: str, name: str, value: object) -> dict:
         pytest.param(_changed("gates", "kinds", np.full(24, 4, np.uint8)), r"gates.kinds holds 4 to 4, .* \[0, 4\)", id="kind"),
         pytest.param(_changed("gates", "best", np.full(24, 9, np.int32)), r"gates.best holds 9 to 9, .* \[0, 9\)", id="best"),
         pytest.param(_changed("gates", "children", np.full(24, -1, np.int32)), "gates.children holds -1 to -1", id="child"),
-        pytest.param(_changed("gates", "parents", np.full((24, 3), 1, np.int32)), "third of two.* holds 1, .* -1", id="third-of-two"),
-        pytest.param(_changed("gates", "parents", np.full((24, 2), 1, np.int32)), r"gates.parents has shape \[24, 2\]", id="two-columns"),
-        pytest.param(_changed("up", "masks", GOOD.up.masks.astype(np.int32)), "up.masks is int32, it must be uint32", id="signed-masks"),
+        pytest.param(
+            _changed("gates", "parents", np.full((24, 3), 1, np.int32)), "third of two.* holds 1, .* -1", id="third-of-two"
+        ),
+        pytest.param(
+            _changed("gates", "parents", np.full((24, 2), 1, np.int32)), r"gates.parents has shape \[24, 2\]", id="two-columns"
+        ),
+        pytest.param(
+            _changed("up", "masks", GOOD.up.masks.astype(np.int32)), "up.masks is int32, it must be uint32", id="signed-masks"
+        ),
         pytest.param(_changed("up", "blocks", GOOD.up.blocks + 99), "up.blocks holds", id="block-too-large"),
         pytest.param(_changed("up", "starts", GOOD.up.starts[:-1] * 0 + 1), "up.starts must rise from 0", id="starts"),
         pytest.param(_changed("blocks", "cluster", GOOD.blocks.cluster[::-1].copy()), "at least the one before", id="falling"),
         pytest.param(_changed("blocks", "tokens", GOOD.blocks.tokens * 9), "blocks.tokens holds", id="block-too-long"),
-        pytest.param(_changed("totals", "cells", np.zeros((24, 16))), "totals.cells is float64, it must be int64", id="float-cells"),
+        pytest.param(
+            _changed("totals", "cells", np.zeros((24, 16))), "totals.cells is float64, it must be int64", id="float-cells"
+        ),
         pytest.param(_changed("totals", "sums", np.zeros((24, 5))), r"totals.sums has shape \[24, 5\]", id="sums"),
         pytest.param({"cluster_half": np.full(3, 2, np.uint8)}, "cluster_half holds 2 to 2", id="third-half"),
         pytest.param({"cluster_special": np.zeros(2, np.int32)}, r"cluster_special has shape \[2\]", id="special"),

@@ -28,8 +28,9 @@ from engine.measures.gate_candidates import (
     rank_candidates,
     significant_pairs,
 )
+from engine.measures.gate_nominations import MOST_LIVE, nominate
 from engine.measures.gate_tests import gate_evidence
-from engine.measures.gates import MOST_LIVE, fits, nominate
+from engine.measures.gates import fits
 from kernels import mask_jaccard, silencers
 from kernels.cpu.threads import run_each
 

@@ -195,12 +195,14 @@ def count_gate_cells(
     cells: Tensor,
 ) -> None:
     """See `kernels.count_gate_cells`; ValueError also for offsets that do not span the entries and features out of range."""
-    sides = [tuple(part.numpy() for part in sparse) for sparse in (up, down)]
+    up_offsets, up_features, up_values = (part.numpy() for part in up)
+    down_offsets, down_features, down_values = (part.numpy() for part in down)
     up_limits, down_limits = (None if limits is None else limits.numpy() for limits in (up_thresholds, down_thresholds))
     children, slots = cells.shape[0], parents.shape[1] + 1
-    for name, (offsets, features, _), width in (("up", sides[0], up_width), ("down", sides[1], children)):
-        check_offsets(name, offsets, len(features))
-        check_features(name, features, width)
+    check_offsets("up", up_offsets, len(up_features))
+    check_offsets("down", down_offsets, len(down_features))
+    check_features("up", up_features, up_width)
+    check_features("down", down_features, children)
     if not children or not up.tokens:
         return
     row_of, rows = np.full(up_width, -1, np.int32), np.empty((children, slots), np.int32)
@@ -213,8 +215,8 @@ def count_gate_cells(
         last = min(first + 64 * words, up.tokens)
         bits[:] = 0
         counts[:] = 0
-        mark(first, last, *sides[0], up_limits, row_of, 0, bits, counts)
-        mark(first, last, *sides[1], down_limits, None, first_child, bits, counts)
+        mark(first, last, up_offsets, up_features, up_values, up_limits, row_of, 0, bits, counts)
+        mark(first, last, down_offsets, down_features, down_values, down_limits, None, first_child, bits, counts)
         tables = (rows, bits, counts, cells.numpy())
         run_split([partial(add_children, begin, end, *tables) for begin, end in pairwise(bounds)])
 

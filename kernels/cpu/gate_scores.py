@@ -14,144 +14,44 @@ subtracting is exact. The logarithm of a bet's factor is taken when their produc
 less than one each.
 """
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 
+from kernels.cpu.gate_layout import Layout
 from kernels.cpu.native import ones, trailing_zeros
 
-ZERO, ONE, WORD_BITS, LAST_BIT = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
+ZERO, ONE, LAST_BIT = np.uint64(0), np.uint64(1), np.uint64(63)
 AND, OR, AND_NOT, TWO_OF_THREE = range(4)
 P0, P1, P2, Y, BEST = range(5)  # slots
 MOST_BET = 0.9  # of what could be lost at once
 HUGE = 1e200
 
 
-class Layout(NamedTuple):
-    """The F features of a layer that gates name, over W and V words of 64 blocks and clusters."""
-
-    block_bits: np.ndarray
-    """uint64 [F, W]."""
-    block_first: np.ndarray
-    """int64 [F, W]: index in masks of the first block of each word."""
-    masks: np.ndarray
-    """uint32 [R]."""
-    cluster_bits: np.ndarray
-    """uint64 [F, V]."""
-    cluster_first: np.ndarray
-    """int64 [F, V]: index in numbers."""
-    numbers: np.ndarray
-    """int64: active tokens of a feature in a cluster."""
-    active: np.ndarray
-    """int64 [F]: active tokens."""
-    own: np.ndarray
-    """float64 [F, 4], over clusters that are not special: Σ n of half A and of half B, Σ n², clusters with n > 0."""
-
-
-def lay_out(
-    starts: np.ndarray,
-    blocks: np.ndarray,
-    masks: np.ndarray,
-    rows: np.ndarray,
-    block_cluster: np.ndarray,
-    cluster_half: np.ndarray,
-    cluster_special: np.ndarray,
-) -> Layout:
-    """The layout of the features `rows` (int64 [F], ascending)."""
-    count, words, cluster_words = len(rows), -(-len(block_cluster) // 64), -(-len(cluster_half) // 64)
-    runs = int((starts[rows + 1] - starts[rows]).sum())
-    layout = Layout(
-        np.zeros((count, words), np.uint64),
-        np.zeros((count, words), np.int64),
-        masks if len(masks) else np.zeros(1, np.uint32),
-        np.zeros((count, cluster_words), np.uint64),
-        np.zeros((count, cluster_words), np.int64),
-        np.zeros(max(runs, 1), np.int64),
-        np.zeros(count, np.int64),
-        np.zeros((count, 4)),
-    )
-    _lay_out(starts, blocks, masks, rows, block_cluster, cluster_half, cluster_special, *layout[:2], *layout[3:])
-    return layout
-
-
-@numba.njit(nogil=True, cache=True)
-def _lay_out(
-    starts,
-    blocks,
-    masks,
-    rows,
-    block_cluster,
-    halves,
-    special,
-    block_bits,
-    block_first,
-    cluster_bits,
-    cluster_first,
-    numbers,
-    active,
-    own,
-):
-    filled = -1
-    for row in range(len(rows)):
-        first, last = starts[rows[row]], starts[rows[row] + 1]
-        begun, current = filled + 1, -1
-        for run in range(first, last):
-            block = np.uint64(blocks[run])
-            word = block >> WORD_BITS
-            if block_bits[row, word] == ZERO:
-                block_first[row, word] = run
-            block_bits[row, word] |= ONE << (block & LAST_BIT)
-            cluster = block_cluster[block]
-            if cluster != current:
-                current = cluster
-                filled += 1
-                at = np.uint64(cluster)
-                if cluster_bits[row, at >> WORD_BITS] == ZERO:
-                    cluster_first[row, at >> WORD_BITS] = filled
-                cluster_bits[row, at >> WORD_BITS] |= ONE << (at & LAST_BIT)
-            numbers[filled] += np.int64(ones(np.uint64(masks[run])))
-        at = begun
-        for word in range(cluster_bits.shape[1]):
-            left = cluster_bits[row, word]
-            while left != ZERO:
-                cluster = 64 * word + trailing_zeros(left)
-                left &= left - ONE
-                number = numbers[at]
-                at += 1
-                active[row] += number
-                if special[cluster] < 0:
-                    own[row, halves[cluster]] += number
-                    own[row, 2] += number * number
-                    own[row, 3] += 1
-
-
+# No branches in these three: which slots are active changes from block to block, and a wrong guess costs as much as two divisions.
 @numba.njit(nogil=True, cache=True, inline="always")
 def _find(bits, first, payload, row, word, below):
-    """What the feature has at bit `below` + 1 of a word: 0 if it is not set."""
+    """What the feature has at bit `below` + 1 of a word: 0 if it is not set, read from somewhere all the same."""
     here = bits[row, word]
-    if here & (below + ONE) == ZERO:
-        return ZERO
-    return np.uint64(payload[first[row, word] + np.int64(ones(here & below))])
+    at = np.uint64(first[row, word]) + ones(here & below)
+    found = np.uint64(payload[min(at, np.uint64(len(payload) - 1))])
+    return found if here & (below + ONE) != ZERO else ZERO
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _part(n, r, k, joint, sign):
-    """s and c of one stratum; both are 0 where x or y is the same on all its tokens."""
-    if r == 0 or k == 0 or r == n or k == n:
-        return 0.0, 0.0
-    expected = np.float64(r * k) / np.float64(n)
+    """s and c of one stratum: exactly 0 both where it is empty, or x or y is the same on all its tokens."""
+    expected = np.float64(r * k) / np.float64(max(n, 1))
     if sign > 0:
         return joint - expected, expected - max(0, r + k - n)
     return expected - joint, min(r, k) - expected
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _bet(test, score, loss, prior_sum, prior_squares, bets):
     """bets float64 [3, 4]: Σs, Σs² and the product of factors since the last logarithm was taken; true when that is due."""
-    if score == 0.0:
-        return False
-    bet = min(max(0.0, (prior_sum + bets[0, test]) / (prior_squares + bets[1, test])), MOST_BET / loss)
+    bet, most = (prior_sum + bets[0, test]) / (prior_squares + bets[1, test]), MOST_BET / loss  # +inf where nothing can be lost
+    bet = bet if bet > 0.0 else 0.0
+    bet = bet if bet < most else most
     bets[0, test] += score
     bets[1, test] += score * score
     bets[2, test] *= 1.0 + bet * score
@@ -196,7 +96,7 @@ def _several(bits, other_bits, a, b, c, y, best, word):
     return twice | (once & here), once | here
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _score(up, down, kinds, slots, block_tokens, block_cluster, halves, special, totals, carried, prior_sum, prior_squares):
     bits, first, masks, cluster_bits, cluster_first, numbers, active, own = up
     y_bits, y_first, y_masks, y_cluster_bits, y_cluster_first, y_numbers, y_active, y_own = down
@@ -346,6 +246,9 @@ def _score(up, down, kinds, slots, block_tokens, block_cluster, halves, special,
                 half = halves[cluster]
                 at = 0
                 for one_sum in range(5):
+                    if x[one_sum] == 0.0:
+                        at += 5 - one_sum
+                        continue
                     sums[gate, half, one_sum] += x[one_sum]
                     for other in range(one_sum, 5):
                         squares[gate, at] += x[one_sum] * x[other]
@@ -353,10 +256,9 @@ def _score(up, down, kinds, slots, block_tokens, block_cluster, halves, special,
                 documents[gate] += x[1] > 0 or x[3] > 0 or x[4] > 0
                 deciding[gate] += decides
                 for slot in range(5):
-                    if number[slot] > 0:
-                        in_several[slot, half] += number[slot]
-                        in_several[slot, 2] += number[slot] * number[slot]
-                        in_several[slot, 3] += 1
+                    in_several[slot, half] += number[slot]
+                    in_several[slot, 2] += number[slot] * number[slot]
+                    in_several[slot, 3] += number[slot] > 0
 
         _log(bets, log_e[gate])
         score_sum[gate], score_squares[gate] = bets[0], bets[1]
@@ -430,6 +332,6 @@ def score(
     carried: np.ndarray,
     prior: tuple[float, float],
 ) -> None:
-    """See `kernels.score_gates`; slots int64 [G, 5] are rows of the layouts: parents (the third −1 for none), child, best parent."""
+    """See `kernels.score_gates`; slots int64 [G, 5] are rows of the layouts: parents (third −1: none), child, best parent."""
     clusters = (block_tokens, block_cluster, cluster_half, cluster_special)
     _score(tuple(up), tuple(down), kinds, slots, *clusters, totals, carried, float(prior[0]), float(prior[1]))

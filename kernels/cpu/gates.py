@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from kernels.cpu.gate_scores import lay_out, score
+from kernels.cpu.gate_layout import lay_out
+from kernels.cpu.gate_scores import score
 from kernels.cpu.moments import Runs
 from kernels.host_checks import check_blocks, check_gates, check_masks, check_totals
 
@@ -88,9 +89,12 @@ class GateTotals(NamedTuple):
     @classmethod
     def zero(cls, gates: int) -> "GateTotals":
         """Nothing seen: E = 1."""
-        tests = (np.zeros((gates, 4)) for _ in range(3))
-        sums = np.zeros((gates, 2, 5)), np.zeros((gates, 15))
-        return cls(np.zeros((gates, 16), np.int64), *tests, *sums, np.zeros(gates, np.int64), np.zeros(gates, np.int64))
+        return cls(
+            np.zeros((gates, 16), np.int64),
+            *(np.zeros((gates, 4)), np.zeros((gates, 4)), np.zeros((gates, 4))),
+            *(np.zeros((gates, 2, 5)), np.zeros((gates, 15))),
+            *(np.zeros(gates, np.int64), np.zeros(gates, np.int64)),
+        )
 
 
 def cut_blocks(lengths: np.ndarray) -> Blocks:

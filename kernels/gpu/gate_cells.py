@@ -55,20 +55,20 @@ def ones(word):
 
 
 @triton.jit
-def count_cells(up_bits, down_bits, parents, cells, up_width, children, M: tl.constexpr, BLOCK: tl.constexpr):
+def count_cells(up_bits, down_bits, parents, cells, up_width, children, M: tl.constexpr, CELLS: tl.constexpr, BLOCK: tl.constexpr):
     """Grid (blocks of children, W): program (c, w) adds the 32 tokens of word w to the cells of its children, shared with all w.
 
     up_bits int32 [W, up_width], down_bits int32 [W, children], parents int32 [children, M], cells int32 or int64 [children,
-    2^(M + 1)].
+    CELLS], CELLS = 2^(M + 1).
     """
     child = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     there = child < children
     word = tl.program_id(1).to(tl.int64)
     up_row = up_bits + word * up_width
     own = tl.load(down_bits + word * children + child, mask=there, other=0)
-    table = cells + child.to(tl.int64) * (2 << M)
+    table = cells + child.to(tl.int64) * CELLS
     once, several = own, own & 0
-    for slot in tl.static_range(M):
+    for slot in tl.static_range(M):  # type: ignore  # unrolled, so that all loads are under way together; typed as no iterator
         parent = tl.load(parents + child * M + slot, mask=there, other=-1)
         active = tl.load(up_row + parent, mask=parent >= 0, other=0)
         several = several | (once & active)
@@ -77,7 +77,7 @@ def count_cells(up_bits, down_bits, parents, cells, up_width, children, M: tl.co
     tl.atomic_add(table + (1 << M), alone.to(cells.dtype.element_ty), mask=alone > 0, sem="relaxed")
     token = tl.arange(0, 32)
     index = ((own[:, None] >> token[None, :]) & 1) << M
-    for slot in tl.static_range(M):
+    for slot in tl.static_range(M):  # type: ignore  # unrolled, so that all loads are under way together; typed as no iterator
         parent = tl.load(parents + child * M + slot, mask=there, other=-1)
         active = tl.load(up_row + parent, mask=parent >= 0, other=0)
         alone = ones(active & ~several)
@@ -104,7 +104,7 @@ def count_gate_cells(
     words = min(CHUNK_WORDS, -(-up.tokens // 32))
     up_bits = torch.empty(words, up_width, dtype=torch.int32, device=cells.device)
     down_bits = torch.empty(words, children, dtype=torch.int32, device=cells.device)
-    constants: dict[str, Any] = {"M": parents.shape[1], "BLOCK": BLOCK_CHILDREN}
+    constants: dict[str, Any] = {"M": parents.shape[1], "CELLS": cells.shape[1], "BLOCK": BLOCK_CHILDREN}
     for first in range(0, up.tokens, 32 * words):
         tokens = min(32 * words, up.tokens - first)
         for sparse, limits, bits in ((up, up_thresholds, up_bits), (down, down_thresholds, down_bits)):
