@@ -8,7 +8,7 @@ the host. torch is imported where a tensor is, so that a process without one can
 
 from kernels.cpu.best import EFFECT_BINS, RANKED, BestCells, Features, TopCells
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
-from kernels.cpu.gate_choice import mask_jaccard, silencers
+from kernels.cpu.gate_choice import mask_jaccard, silencers, top_of_groups
 from kernels.cpu.gates import (
     BET_PRIOR,
     FEWEST_CANDIDATES,
@@ -60,4 +60,5 @@ __all__ = [
     "pearson_bounds",
     "score_gates",
     "silencers",
+    "top_of_groups",
 ]

@@ -29,6 +29,7 @@ from kernels import (
     pearson_bounds,
     score_gates,
     silencers,
+    top_of_groups,
 )
 
 
@@ -65,6 +66,7 @@ def warm() -> None:
     masks, gates = block_masks(runs, blocks), Gates(np.zeros(1, np.uint8), np.array([[0, 1, -1]], np.int32), pair, pair)
     score_gates(masks, masks, gates, blocks, np.zeros(1, np.uint8), np.full(1, -1, np.int32), GateTotals.zero(1))
     mask_jaccard(masks, cell, cell)
+    top_of_groups(cell, cell, np.zeros(1), 1, 1)
     silencers(np.arange(2), (offsets.astype(np.int64), features, values), None, runs, runs, cell, cell, 3.5, 1)
 
 

@@ -29,6 +29,7 @@ from engine.errors import BadValue
 from engine.measures.convergence import DesignEffects, design_effect_of
 from engine.measures.gates import AND, FEWEST_CANDIDATES, MOST_CANDIDATES, OR
 from engine.measures.similarity import Floats
+from kernels import top_of_groups
 
 SIGNIFICANT = 3.5
 DUPLICATE = 0.9
@@ -209,11 +210,5 @@ def paper_rule(joint: ArrayLike, up: ArrayLike, down: ArrayLike, threshold: floa
 
 
 def _leading(pairs: SignificantPairs, score: Floats, children: int, keep: int) -> NDArray[np.int64]:
-    there = np.flatnonzero(score > -np.inf)
-    order = there[np.lexsort((pairs.up[there], -score[there], pairs.child[there]))]
-    child = pairs.child[order]
-    rank = np.arange(len(order)) - np.searchsorted(child, child)
-    first = rank < keep
-    lists = np.full((children, keep), -1, np.int64)
-    lists[child[first], rank[first]] = pairs.up[order[first]]
-    return lists
+    """Ties go to the smaller index: the pairs of a child are in that order."""
+    return top_of_groups(pairs.child, pairs.up, score, children, keep)

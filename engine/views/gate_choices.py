@@ -48,7 +48,7 @@ REVISE_AFTER = 2.0
 """Candidates of a child are chosen again when the tokens have grown this many times since, so half of all data judges a table."""
 
 MOST_SILENCERS = 4
-_EFFECT_CELLS = 2_000_000  # that the design effect of joint counts is taken from
+_EFFECT_CELLS = 1 << 18  # that the design effect of joint counts is taken from
 _BLOCK_CELLS = 1 << 22  # of the pair table looked at at a time
 
 
