@@ -201,8 +201,8 @@ def gate_score_rows(batch: PairBatch, features: int, active: int, parents: Tenso
         cluster, blocks = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths), cut_blocks(lengths)
         runs = []
         for part in batch:
-            offsets, *entries = (array.numpy() for array in part)
-            runs.append(make_runs(np.arange(tokens), cluster, offsets.astype(np.int64), *entries, None, features))
+            offsets, entries, values = (array.numpy() for array in part)
+            runs.append(make_runs(np.arange(tokens), cluster, offsets.astype(np.int64), entries, values, None, features))
         half, special = (np.arange(len(lengths)) % 2).astype(np.uint8), np.full(len(lengths), -1, np.int32)
         up, down = (block_masks(one, blocks) for one in runs)
         totals = GateTotals.zero(len(kinds))
