@@ -1,7 +1,8 @@
 """What everything rests on: dense → sparse, sparse → pair tables, best k of every row and column, strongest activations, moments
-of pairs, top lists of the two halves, bounds.
+of pairs, top lists of the two halves, bounds, projections of tokens on directions and
+their sums.
 
-compact and accumulate have one signature and three implementations: Triton for CUDA (`kernels.gpu`), numba for the CPU
+compact, accumulate and project have one signature and three implementations: for CUDA (`kernels.gpu`), numba for the CPU
 (`kernels.cpu`), and a slow obvious reference (`kernels.reference`); `kernels.dispatch` picks by device. The others work on the
 host. torch is imported where a tensor is, so that a process without one can use the bounds.
 """
@@ -11,12 +12,14 @@ from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_boun
 from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.strongest import StrongestLists
+from kernels.cpu.window_sums import WINDOW_SUMS, add_window_sums
 from kernels.csr import Csr
-from kernels.dispatch import accumulate, compact
+from kernels.dispatch import accumulate, compact, project
 
 __all__ = [
     "ALPHA",
     "PEARSON_LEAST_EFFECT",
+    "WINDOW_SUMS",
     "BestCells",
     "Csr",
     "FeatureTotals",
@@ -24,10 +27,12 @@ __all__ = [
     "StrongestLists",
     "accumulate",
     "add_pairs",
+    "add_window_sums",
     "bounds",
     "compact",
     "feature_totals",
     "half_lists",
     "make_runs",
     "pearson_bounds",
+    "project",
 ]

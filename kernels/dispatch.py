@@ -54,3 +54,19 @@ def accumulate(
     else:
         from kernels.cpu.accumulate import accumulate as implementation
     implementation(up, down, halves, up_thresholds, down_thresholds, counts, products)
+
+
+def project(sparse: Csr, directions: Tensor, vectors: Tensor) -> Tensor:
+    """Inner products of each active feature's direction with vectors of its token.
+
+    sparse: T tokens of a layer of D features (its values are not used); directions: float32 [D, d]; vectors: float32 [V, T, d].
+    Returns float32 [V, nnz]: directions[feature] · vectors[v, token] of every entry. ValueError names what does not fit.
+    """
+    from kernels.checks import check_projection
+
+    check_projection(sparse, directions, vectors)
+    if vectors.device.type == "cuda":
+        from kernels.gpu.project import project as implementation
+    else:
+        from kernels.cpu.project import project as implementation
+    return implementation(sparse, directions, vectors)

@@ -13,12 +13,14 @@ from kernels import (
     StrongestLists,
     accumulate,
     add_pairs,
+    add_window_sums,
     bounds,
     compact,
     feature_totals,
     half_lists,
     make_runs,
     pearson_bounds,
+    project,
 )
 
 
@@ -33,6 +35,10 @@ def warm() -> None:
             up_limits, down_limits = (limits if limited else None for limited in (up_limited, down_limited))
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
         half_lists(counts.numpy(), active, active, 1, 1, 1)
+    one = np.ones(1, np.float32)
+    added = np.zeros((1, 2), np.int64), np.zeros((1, 7)), np.zeros((1, 1))
+    add_window_sums(np.zeros(1, np.int64), one[None], np.zeros(1, np.int64), np.zeros(1, np.int32), (one, one, one), *added)
+    project(batch, torch.zeros(3, 4), torch.zeros(1, 2, 4))
     cell = np.zeros(1, np.int64)
     best, at = BestCells(1, 1, 1), (cell.astype(np.int32), cell.astype(np.int32), cell)
     best.offer(*at, np.zeros(1))

@@ -4,7 +4,8 @@
    on the right: attention is causal, so padding changes nothing before it.
 2. The model runs up to the last hook point; only the residuals of tokens that count are kept (not BOS, padding or special tokens).
 3. Each SAE makes them sparse (`sparse_sae`).
-4. A window with a NaN or an infinity at any hook point is set aside whole, with a reason; everything else is the batch.
+4. Of one window in 16 the SAEs' errors are projected on the features' directions, where that was asked for (`projections`).
+5. A window with a NaN or an infinity at any hook point is set aside whole, with a reason; everything else is the batch.
 
 A token's activations depend on nothing but its window: not on the micro-batch, the bucket's other rows or their order (on a CPU
 bit for bit; on a GPU the shapes are kept fixed for the same reason).
@@ -13,7 +14,7 @@ bit for bit; on a GPU the shapes are kept fixed for the same reason).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,9 +24,20 @@ from engine.corpus.segment import Segment, TokenSegment
 from engine.corpus.windows import content_size, length_bucket
 from engine.encoder.checks import fit
 from engine.encoder.description import LayerDescription, RunDescription
-from engine.encoder.encoded import Encoded, SetAside, TokenPlaces, make_batch, places_of, row_of_entries, select, set_aside
+from engine.encoder.encoded import (
+    Encoded,
+    SetAside,
+    TokenPlaces,
+    make_batch,
+    places_of,
+    row_of_entries,
+    runs,
+    select,
+    set_aside,
+)
 from engine.encoder.fingerprint import text
 from engine.encoder.model import Model, load_model
+from engine.encoder.projections import ErrorProjector, PairProjections, join_projections, sampled
 from engine.encoder.pushed import PushedActivations
 from engine.encoder.saes import Sae, load_saes
 from engine.encoder.sparse_sae import ROWS, SparseSae, join
@@ -42,7 +54,7 @@ class ModelEncoder:
 
     Attributes:
         tokenizer: the model's `tokenizers.Tokenizer`, for the ingest thread.
-        seconds: time spent so far in "forward", "encode" (SAE) and "compact"; on a GPU what the CPU waited.
+        seconds: time spent so far in "forward", "encode" (SAE), "compact" and "project"; on a GPU what the CPU waited.
     """
 
     def __init__(
@@ -73,7 +85,8 @@ class ModelEncoder:
         if not include_special:
             self._special[list(model.special_ids)] = True
         self._pushed = PushedActivations([sae.config.d_sae for sae in self.saes], device=model.device.type, hooks=self._hooks)
-        self._forward_seconds = 0.0
+        self._forward_seconds = self._project_seconds = 0.0
+        self._projector = ErrorProjector(self.saes, ())
 
     @classmethod
     def load(
@@ -91,12 +104,22 @@ class ModelEncoder:
     def seconds(self) -> dict[str, float]:
         """Time spent so far, by stage."""
         stages = {stage: sum(sparse.seconds[stage] for sparse in self._sparse) for stage in ("encode", "compact")}
-        return {"forward": self._forward_seconds, **stages}
+        return {"forward": self._forward_seconds, **stages, "project": self._project_seconds}
+
+    def project_errors(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """From now on give `Encoded.projections` of these layer pairs, of those that have the same width at both hook points."""
+        self._projector = ErrorProjector(self.saes, pairs)
 
     def describe(self) -> RunDescription:
         """What this run measures; its fingerprint reads all weights (1 to 2 s per GB)."""
         layers = [
-            LayerDescription(layer=layer, hook=sae.hook, features=sae.config.d_sae, neuronpedia=sae.config.neuronpedia)
+            LayerDescription(
+                layer=layer,
+                hook=sae.hook,
+                features=sae.config.d_sae,
+                neuronpedia=sae.config.neuronpedia,
+                width=sae.config.d_in,
+            )
             for layer, sae in enumerate(self.saes)
         ]
         return RunDescription(
@@ -144,8 +167,10 @@ class ModelEncoder:
         places = places_of(segment, units, segment.window_pieces)
         excluded = _per_upload(segment, places.piece[self._special[segment.tokens[places.index]]])
         chunks, kept, faults = [], [], []
+        projected: list[tuple[PairProjections, ...]] = []
         for windows in self._chunks(segment, np.asarray(units, dtype=np.int64)):
-            layers, chunk_places, chunk_faults = self._encode_windows(segment, windows)
+            layers, chunk_places, chunk_faults, projections = self._encode_windows(segment, windows)
+            projected += [projections] if projections else []
             if len(chunk_faults):
                 chunks.append(layers)
                 kept.append(chunk_places)
@@ -159,7 +184,7 @@ class ModelEncoder:
         if aside:
             sound = ~np.isin(places.unit, places.unit[fault >= 0])
             layers, places = [select(layer, sound) for layer in layers], places.at(sound)
-        return Encoded(make_batch(segment, layers, places), aside, excluded)
+        return Encoded(make_batch(segment, layers, places), aside, excluded, join_projections(projected) if projected else ())
 
     def _chunks(self, segment: TokenSegment, units: np.ndarray) -> Iterator[np.ndarray]:
         """Units of one bucket each, as many as one forward pass takes."""
@@ -173,8 +198,10 @@ class ModelEncoder:
     def _row_lengths(self, segment: TokenSegment, units: np.ndarray) -> np.ndarray:
         return np.minimum(length_bucket(segment.unit_tokens(units)), self.context_size)
 
-    def _encode_windows(self, segment: TokenSegment, windows: np.ndarray) -> tuple[list[Csr], TokenPlaces, np.ndarray]:
-        """One forward pass: layers, places and faults (see `set_aside`) of the tokens that count, window by window."""
+    def _encode_windows(
+        self, segment: TokenSegment, windows: np.ndarray
+    ) -> tuple[list[Csr], TokenPlaces, np.ndarray, tuple[PairProjections, ...]]:
+        """One forward pass: layers, places, faults (see `set_aside`) and projections of the tokens that count, window by window."""
         began = time.perf_counter()
         before = 1 if self.prepend_bos else 0
         bounds = segment.window_offsets.astype(np.int64)
@@ -190,7 +217,7 @@ class ModelEncoder:
         places = places.at(counted)
         faults = np.full(len(places.index), -1, dtype=np.int64)
         if not len(faults):
-            return self._no_tokens(), places, faults
+            return self._no_tokens(), places, faults, ()
         residuals = self._taps(torch.from_numpy(rows).to(self.model.device))
         with torch.inference_mode():
             chosen = [value.flatten(0, 1).index_select(0, positions) for value in residuals if value is not None]
@@ -201,7 +228,35 @@ class ModelEncoder:
             broken = _broken_rows(rows_of_layer, csr)
             faults[broken[faults[broken] < 0]] = layer
             layers.append(csr)
-        return layers, places, faults
+        return layers, places, faults, self._project(segment, windows, places, faults, chosen, layers)
+
+    def _project(
+        self,
+        segment: TokenSegment,
+        windows: np.ndarray,
+        places: TokenPlaces,
+        faults: np.ndarray,
+        residuals: list[Tensor],
+        layers: list[Csr],
+    ) -> tuple[PairProjections, ...]:
+        """Projections of the windows that are sampled and have no fault; nothing where there is none."""
+        if not self._projector.pairs:
+            return ()
+        began = time.perf_counter()
+        bounds = []
+        for window in windows[sampled(segment, windows, self.content_size)].tolist():
+            rows = np.flatnonzero(places.unit == window)  # they follow each other
+            if len(rows) and (faults[rows] < 0).all():
+                bounds.append((int(rows[0]), int(rows[-1]) + 1))
+        if not bounds:
+            return ()
+        with torch.inference_mode():
+            rows_of = [torch.cat([value[first:end] for first, end in bounds]) for value in residuals]
+            active = [join(runs(layer, bounds)) for layer in layers]
+        units = np.concatenate([places.unit[first:end] for first, end in bounds])
+        found = self._projector.project(rows_of, active, segment.first_position + segment.window_offsets[units].astype(np.int64))
+        self._project_seconds += time.perf_counter() - began
+        return found
 
     def _padded_rows(self, windows: int, length: int) -> int:
         """Rows of the forward pass: GEMMs of at least 16 rows on a CPU, always the same shape on a GPU."""
