@@ -36,7 +36,8 @@ class Encoded(NamedTuple):
     excluded: dict[str, int]
     """Tokens left out as special, per upload."""
     projections: tuple[PairProjections, ...] = ()
-    """One per layer pair that can be projected (`engine.encoder.projections`); none of pushed activations: they have no residuals."""
+    """One per layer pair that can be projected (`engine.encoder.projections`); none of pushed activations, which have no
+    residuals."""
 
 
 @dataclass(frozen=True, slots=True)

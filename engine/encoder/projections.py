@@ -2,23 +2,23 @@
 
 For a layer pair (up, down), a token and an upstream feature i that is active there with activation a:
 
-1. What it wrote is the vector w·d̂ᵢ in the space of its hook point: d̂ᵢ its decoder row as a unit vector, w = a·‖dᵢ‖ (w = a where the
-   SAE divides by the norms itself, as a TopK SAE with `rescale_acts_by_decoder_norm` does), times what `run_time_activation_norm_fn_in`
-   had divided the token's residual by.
-2. At the downstream hook point x is the residual that the SAE reads (centred where the SAE was trained so), x̂ its reconstruction from
-   the activations with every bias and normalisation undone, e = x − x̂ its reconstruction error.
+1. What it wrote is the vector w·d̂ᵢ in the space of its hook point: d̂ᵢ its decoder row as a unit vector, w = a·‖dᵢ‖ (w = a
+   where the SAE divides by the norms itself, as a TopK SAE with `rescale_acts_by_decoder_norm` does), times what
+   `run_time_activation_norm_fn_in` had divided the token's residual by.
+2. At the downstream hook point x is the residual that the SAE reads (centred where the SAE was trained so), x̂ its reconstruction
+   from the activations with every bias and normalisation undone, e = x − x̂ its reconstruction error.
 3. e·d̂ᵢ and x·d̂ᵢ are given out beside w: relative to w they are the shares of what was written that lie in the error, and in the
    stream at all. x̂·d̂ᵢ is their difference.
-4. How much of e falls on directions that have nothing to do with the feature: e·r for `DIRECTIONS` unit vectors r that are uniform on
-   the sphere, and for as many decoder rows of the upstream SAE (as unit vectors; 0 at tokens at which their feature is active). Both
-   are drawn once, with a fixed seed: their sums over a feature's tokens then show what the same sum of e·d̂ᵢ would be by chance. The
-   second baseline is the stricter one, since errors lie where decoders do (1.8 times the first on the demo).
+4. How much of e falls on directions that have nothing to do with the feature: e·r for `DIRECTIONS` unit vectors r that are uniform
+   on the sphere, and for as many decoder rows of the upstream SAE (as unit vectors; 0 at tokens at which their feature is active).
+   Both are drawn once, with a fixed seed: their sums over a feature's tokens then show what the same sum of e·d̂ᵢ would be by
+   chance. The second baseline is the stricter one, since errors lie where decoders do (1.8 times the first on the demo).
 
 That a feature that disappears may be in the next SAE's error is from Balcells et al. 2024, arXiv 2410.08869; they give medians over
 features of (e·d̂ᵢ) relative to the activation.
 
-It needs the dense residual, so it is done for one window in 16: of every 16 consecutive windows of a document one is drawn, by a hash
-of upload, document and group. A document of up to 16 windows has at most one of them.
+It needs the dense residual, so it is done for one window in 16: of every 16 consecutive windows of a document one is drawn, by a
+hash of upload, document and group. A document of up to 16 windows has at most one of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SEED = 20241011
 
 
 class PairProjections(NamedTuple):
-    """What one layer pair gives at the sampled tokens of a batch: T tokens, and n entries, one per token and active upstream feature.
+    """One layer pair at the sampled tokens of a batch: T tokens, and n entries, one per token and active upstream feature.
 
     Attributes:
         up, down: the layers.
