@@ -1,19 +1,21 @@
-"""Records of what is hidden in the next layer's SAE error: of each layer pair, 256 upstream features a record.
+"""What is hidden in the next layer's SAE error, as records (of each layer pair, 256 upstream features a record) and as answers.
 
-They hold measures and not sums, unlike those of features: a share is over the feature's own tokens, so it does not change where N
-does, and 52 bytes a feature are written where sums and baselines are 200.
+Records hold measures and not sums, unlike those of features: a share is over the feature's own tokens, so it does not change
+where N does, and 52 bytes a feature are written where sums and baselines are 200.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
 
 from engine.encoder.description import RunDescription
 from engine.measures.hidden import hidden
+from engine.measures.intervals import MIN_DOCUMENTS, MIN_EFFECTIVE
 from engine.views.keys import Keys
 
 if TYPE_CHECKING:
@@ -53,6 +55,45 @@ class HiddenRecord(msgspec.Struct, frozen=True, array_like=True):
         return np.frombuffer(self.packed, HIDDEN)
 
 
+class HiddenBaselineAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the error share would be by chance: root mean square over 8 directions, uniform on the sphere (`random`) and decoder
+    rows of the feature's own layer (`decoder`)."""
+
+    random: float
+    decoder: float
+
+
+class HiddenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the feature wrote, at the hook point of a downstream layer: over the tokens of one window in 16 at which it is active,
+    along its decoder direction, relative to its activation times the norm of its decoder row.
+
+    Attributes:
+        layer: the downstream layer.
+        tokens, windows: what the numbers are from.
+        written: mean of activation × norm, in the units of the residual stream.
+        error_share: part of it that is in the reconstruction error of that layer's SAE; lower, upper: its interval, clustered by
+            window and valid at all times, with status "ok".
+        stream_share: part that is in the residual stream at all; feature_share: part that the SAE reconstructs, the difference.
+        baseline: what error_share is by chance.
+        spread: standard deviation of error_share over single tokens.
+        reason: why the numbers, or the interval, are null.
+    """
+
+    layer: int
+    tokens: int
+    windows: int
+    written: float | None = None
+    error_share: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    status: Literal["ok", "insufficient"] = "insufficient"
+    stream_share: float | None = None
+    feature_share: float | None = None
+    baseline: HiddenBaselineAnswer | None = None
+    spread: float | None = None
+    reason: str | None
+
+
 class HiddenRecords:
     """What was published of one engine's state, and what of it has changed."""
 
@@ -88,3 +129,32 @@ def why_not(run: RunDescription, up: int, down: int) -> str | None:
             f"layers {up} and {down} have residuals of {widths[0]} and {widths[1]} numbers: a direction of one is none of the other"
         )
     return None
+
+
+def hidden_answer(run: RunDescription, feature: tuple[int, int], down: int, row: np.void) -> HiddenAnswer:
+    """From a `HIDDEN` row of a feature, toward one downstream layer."""
+    tokens, windows = int(row["tokens"]), int(row["windows"])
+    reason = why_not(run, feature[0], down)
+    if not tokens:
+        never = f"feature {feature[0]}:{feature[1]} was not active in the windows that are looked at, one in 16 of the text"
+        return HiddenAnswer(layer=down, tokens=0, windows=0, reason=reason or never)
+    lower, upper, error, stream = (float(row[column]) for column in ("lower", "upper", "error_share", "stream_share"))
+    bounded = math.isfinite(lower)
+    if not bounded:
+        weight = f"{windows:,} windows, worth {float(row['effective']):,.0f} of equal weight"
+        reason = f"{weight}: an interval needs {MIN_DOCUMENTS} and {MIN_EFFECTIVE}"
+    return HiddenAnswer(
+        layer=down,
+        tokens=tokens,
+        windows=windows,
+        written=float(row["written"]),
+        error_share=error,
+        lower=lower if bounded else None,
+        upper=upper if bounded else None,
+        status="ok" if bounded else "insufficient",
+        stream_share=stream,
+        feature_share=stream - error,
+        baseline=HiddenBaselineAnswer(random=float(row["random"]), decoder=float(row["decoder"])),
+        spread=float(row["spread"]),
+        reason=reason,
+    )
