@@ -13,7 +13,6 @@ import torch
 from test_encoder import residuals_of
 from tiny_models import (
     ARCHITECTURES,
-    BOS_ID,
     CONTEXT,
     VOCAB,
     edit_weights,
@@ -71,9 +70,11 @@ def reference(encoder: ModelEncoder, segment: TokenSegment) -> list[Token]:
     for sae in doubles:
         sae.dtype = torch.float64
     tokens = []
-    for window in windows[sampled(segment, windows, CONTENT)].tolist():
+    for window in windows[sampled(segment, windows, encoder.content_size)].tolist():
         first, end = segment.window_offsets[window : window + 2].tolist()
-        residuals = residuals_of(Path(encoder.model.name), [BOS_ID, *segment.tokens[first:end].tolist()], torch.float64)
+        residuals = residuals_of(
+            Path(encoder.model.name), [encoder.model.bos_id, *segment.tokens[first:end].tolist()], torch.float64
+        )
         layers = []
         for sae, own in zip(encoder.saes, doubles, strict=True):
             read = residuals[sae.hook][1:]
