@@ -56,17 +56,15 @@ def _group(group: Any) -> str:
 
 def _flow_items(answer: Any) -> RenderableType:
     table = Table(answer["kind"].replace("_", " "), right("fires"), "partner", box=None, header_style="bold")
-    for title in (_measure(answer), "joint"):
+    for title in (_measure(answer), "joint", "in the next SAE's error"):
         table.add_column(title, justify="right")
     for item in answer["items"]:
-        best = item["best"]
-        if best is None:
-            table.add_row(item["feature"], number(item["count"]), "none", "", "")
-        else:
+        best, share = item["best"], item["error_share"]
+        found = ("none", "", "")
+        if best is not None:
             partner = best["down"] if best["up"] == item["feature"] else best["up"]
-            table.add_row(
-                item["feature"], number(item["count"]), partner, number(best["estimate"]), number(best["counts"]["joint"])
-            )
+            found = (partner, number(best["estimate"]), number(best["counts"]["joint"]))
+        table.add_row(item["feature"], number(item["count"]), *found, "" if share is None else f"{share:.1%}")
     return Group(table, *_rest(answer))
 
 

@@ -15,7 +15,7 @@ from engine.counts.shape import LayerPair, RunShape
 from engine.counts.watched import Watched
 from engine.encoder.batch import SparseBatch
 from engine.encoder.encoded import SetAside
-from engine.encoder.projections import DIRECTIONS, PairProjections, join_projections
+from engine.encoder.projections import DIRECTIONS, PairProjections
 from kernels import Csr
 
 DICTIONARIES = (7, 5, 11)
@@ -109,7 +109,10 @@ def projections(group: Sequence[Document], pairs: Sequence[LayerPair] = PAIRS) -
                     )
                 )
         if parts:
-            found += join_projections([[part] for part in parts])
+            before = np.cumsum([0, *(len(part.windows) for part in parts[:-1])])
+            moved = [part._replace(tokens=part.tokens + first) for part, first in zip(parts, before, strict=True)]
+            columns = zip(*(part[2:] for part in moved), strict=True)
+            found.append(PairProjections(up, down, *map(np.concatenate, columns)))
     return found
 
 

@@ -72,9 +72,8 @@ def reference(encoder: ModelEncoder, segment: TokenSegment) -> list[Token]:
     tokens = []
     for window in windows[sampled(segment, windows, encoder.content_size)].tolist():
         first, end = segment.window_offsets[window : window + 2].tolist()
-        residuals = residuals_of(
-            Path(encoder.model.name), [encoder.model.bos_id, *segment.tokens[first:end].tolist()], torch.float64
-        )
+        ids: list[int] = [encoder.model.bos_id or 0, *segment.tokens[first:end].tolist()]
+        residuals = residuals_of(Path(encoder.model.name), ids, torch.float64)
         layers = []
         for sae, own in zip(encoder.saes, doubles, strict=True):
             read = residuals[sae.hook][1:]

@@ -59,7 +59,7 @@ def expected(state: State, pair: tuple[int, int]) -> np.ndarray:
     return rows
 
 
-def same(found: np.ndarray, wanted: np.ndarray) -> bool:
+def same(found: np.ndarray | np.void, wanted: np.ndarray | np.void) -> bool:
     return all(np.array_equal(found[name], wanted[name], equal_nan=True) for name in HIDDEN.names or ())
 
 
@@ -208,6 +208,6 @@ def test_flow_says_why_a_layer_pair_has_no_medians(rig: Rig) -> None:
     answer, _ = answers.flow(whole, FlowRequest(measure="jaccard", threshold=0.25, min_support=2))
     by_pair = dict(zip(sorted(PAIRS), (pair.hidden for pair in answer.pairs), strict=True))
     assert by_pair[0, 1].all is None and by_pair[0, 1].hidden is None
-    assert by_pair[0, 1].reason is not None and "48 and 192" in by_pair[0, 1].reason
+    assert "48 and 192" in (by_pair[0, 1].reason or "")
     looked = by_pair[0, 2].all  # of equal width, and nothing was sampled yet
     assert looked is not None and (looked.features, looked.error_share) == (0, None)
