@@ -8,6 +8,7 @@ import msgspec
 
 from engine.threshold import Threshold
 from engine.views.answers import SnapshotAnswer
+from engine.views.hidden import HiddenAnswer
 from engine.views.records import CalibrationStatus, CheckpointStatus, ConvergencePoint, DriftRecord, EngineState
 from engine.views.requests import ContextAnswer
 
@@ -116,6 +117,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
         pairs: the layer pairs that its layer is part of.
         contexts: its strongest activations, strongest first, at most one per document and 8 in all; `…/contexts` has their text.
         strongest: the text around its strongest activation, live from the engine; null with `strongest_reason`.
+        hidden: per downstream layer, how much of what it wrote is in the error of that layer's SAE.
     """
 
     feature: str
@@ -134,6 +136,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     contexts: list[ActivationAnswer]
     strongest: ContextAnswer | None
     strongest_reason: str | None
+    hidden: list[HiddenAnswer]
     snapshot: SnapshotAnswer
 
 

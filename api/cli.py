@@ -200,15 +200,29 @@ def flow(
     min_support: Annotated[int | None, typer.Option(help="smallest joint count; what is published by default")] = None,
     pair: Annotated[str | None, typer.Option(help="one layer pair, e.g. 3-4")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="list the features of --pair that passed, disappeared, passed_into or appeared")
+        str | None, typer.Option(help="list the features of --pair that passed, disappeared, are hidden, passed_into or appeared")
     ] = None,
+    hidden_share: Annotated[
+        float | None, typer.Option(help="hidden: at least this part of what it wrote is in the next SAE's error; 0.5 by default")
+    ] = None,
+    hidden_factor: Annotated[float | None, typer.Option(help="and so many times what it would be by chance; 2 by default")] = None,
+    hidden_windows: Annotated[int | None, typer.Option(help="in at least so many windows; 10 by default")] = None,
     limit: Annotated[int, typer.Option(help="how many of them")] = 20,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """What passes from layer to layer, appears and disappears, among live features and all."""
+    """What passes from layer to layer, appears and disappears, among live features and all, and what is hidden in SAE errors."""
     with _patient(url) as client:
         answer = client.get(
-            "/v1/flow", measure=measure, threshold=threshold, min_support=min_support, pair=pair, kind=kind, limit=limit
+            "/v1/flow",
+            measure=measure,
+            threshold=threshold,
+            min_support=min_support,
+            hidden_share=hidden_share,
+            hidden_factor=hidden_factor,
+            hidden_windows=hidden_windows,
+            pair=pair,
+            kind=kind,
+            limit=limit,
         )
     console.print(relation_tables.flow(answer))
 

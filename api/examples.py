@@ -97,6 +97,28 @@ def _flow_group(count: int, live: int, of_all: int) -> dict[str, Any]:
     }
 
 
+_HIDDEN = {
+    "layer": 4,
+    "tokens": 131,
+    "windows": 112,
+    "written": 3.41,
+    "error_share": 0.213,
+    "lower": 0.121,
+    "upper": 0.334,
+    "status": "ok",
+    "stream_share": 1.32,
+    "feature_share": 1.107,
+    "baseline": {"random": 0.048, "decoder": 0.083},
+    "spread": 0.62,
+    "reason": None,
+}
+_FLOW_HIDDEN = {
+    "all": {"features": 604, "error_share": 0.239, "stream_share": 4.34, "random": 0.054, "decoder": 0.096},
+    "disappeared": {"features": 118, "error_share": 0.301, "stream_share": 3.02, "random": 0.061, "decoder": 0.104},
+    "hidden": {"count": 21, "share": 0.178},
+    "reason": None,
+}
+
 _CONTEXT = {
     "feature": "3:17",
     "activation": 6.21,
@@ -185,6 +207,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "contexts": [{"activation": 6.21, "log_position": 51_277}, {"activation": 5.84, "log_position": 203_118}],
         "strongest": _CONTEXT,
         "strongest_reason": None,
+        "hidden": [_HIDDEN],
         "snapshot": SNAPSHOT,
     },
     ("get", "/v1/features/{layer}/{index}/contexts"): {
@@ -296,6 +319,9 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "measure": "pearson",
         "threshold": 0.4,
         "min_support": 10,
+        "hidden_share": 0.5,
+        "hidden_factor": 2.0,
+        "hidden_windows": 10,
         "lists": _LISTS,
         "pairs": [
             {
@@ -305,10 +331,11 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "disappeared": _flow_group(201, 1_013, 212),
                 "passed_into": _flow_group(799, 1_017, 799),
                 "appeared": _flow_group(218, 1_017, 225),
+                "hidden": _FLOW_HIDDEN,
             }
         ],
         "kind": "passed",
-        "items": [{"feature": "3:17", "count": 1_973, "best": _LINK}],
+        "items": [{"feature": "3:17", "count": 1_973, "best": _LINK, "error_share": 0.213}],
         "total": 812,
         "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
         "snapshot": SNAPSHOT,

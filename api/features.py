@@ -19,6 +19,7 @@ from engine.errors import NotReady
 from engine.settings import Settings
 from engine.views.answers import NeighborsAnswer, snapshot_answer
 from engine.views.corpus_answers import CorpusFeatureAnswer
+from engine.views.hidden import HiddenAnswer, hidden_answer
 from engine.views.reader import Views
 from engine.views.records import CONTEXTS, FeatureRecord, Snapshot
 from engine.views.requests import ContextAnswer, ContextsAnswer, CorpusFeatureRequest
@@ -49,7 +50,8 @@ async def feature(
     corpus: Annotated[str | None, Parameter(description="counts of this corpus alone, live from the engine")] = None,
     max_staleness_ms: MaxStaleness = None,
 ) -> Response[FeatureAnswer | CorpusFeatureAnswer]:
-    """Counts, density, mean and strongest activations (at most one per document), and the text on which it was strongest.
+    """Counts, density, mean and strongest activations (at most one per document), the text on which it was strongest, and how much
+    of what it wrote is hidden in the next layer's SAE error.
 
     With `corpus`: counts, density with its interval, and mean in that corpus, over the documents of it that have ended.
     """
@@ -57,11 +59,12 @@ async def feature(
     if corpus is not None:
         known_corpus(inbox, corpus)
         return answer(request, await views.live(CorpusFeatureRequest((layer, index), corpus)))
-    snapshot, record = await views.feature(layer, index)
+    snapshot, record, hidden = await views.feature_with_hidden(layer, index)
     await refuse_stale(views, snapshot, max_staleness_ms)
     strongest, reason, lasting = await _strongest(views, record)
     pairs = [(min(layer, table.layer), max(layer, table.layer)) for table in record.tables]
-    body = feature_answer(described, record, snapshot, pairs, strongest, reason)
+    of_layers = [hidden_answer(run.description(), (layer, index), down, row) for down, row in hidden.items()]
+    body = feature_answer(described, record, snapshot, pairs, strongest, reason, of_layers)
     return answer(request, body, version=snapshot.version if lasting else None)
 
 
@@ -149,6 +152,7 @@ def feature_answer(
     pairs: list[tuple[int, int]],
     strongest: ContextAnswer | None,
     reason: str | None,
+    hidden: list[HiddenAnswer],
 ) -> FeatureAnswer:
     """From a published record to the answer."""
     fired = record.max_position >= 0
@@ -169,6 +173,7 @@ def feature_answer(
         contexts=[ActivationAnswer(activation=value, log_position=position) for position, value in record.contexts().tolist()],
         strongest=strongest,
         strongest_reason=reason,
+        hidden=hidden,
         snapshot=snapshot_answer(snapshot),
     )
 

@@ -19,11 +19,32 @@ def flow(answer: Any) -> RenderableType:
         table.add_row(f"{pair['up']['layer']} → {pair['down']['layer']}", *(_group(pair[name]) for name in columns))
     parts: list[RenderableType] = [_head(answer), table]
     parts.append(Text("count and share of live features, in brackets of all (dead ones never pass)", style="dim"))
+    parts += _hidden(answer)
     if (undecided := answer["lists"]["undecided"]) != 0:
         parts.append(Text(f"{number(undecided)} features without a listed partner may have one outside of the lists", style="dim"))
     if answer["items"] is not None:
         parts.append(_flow_items(answer))
     return Group(*parts)
+
+
+def _hidden(answer: Any) -> list[RenderableType]:
+    """How much of what features wrote is in the next SAE's error, and how many of those that disappear are hidden there."""
+    known = [pair for pair in answer["pairs"] if pair["hidden"]["reason"] is None]
+    if not known:
+        return [Text(f"hidden in the SAE error: not known. {answer['pairs'][0]['hidden']['reason']}", style="dim")]
+    titles = ("in the next SAE's error", "by chance", "still in the stream", "disappeared: in the error", "hidden")
+    table = Table("layers", *(right(title) for title in titles), box=None, header_style="bold")
+    for pair in known:
+        every, gone, hidden = (pair["hidden"][name] for name in ("all", "disappeared", "hidden"))
+        share = f"{number(hidden['count'])} of {number(gone['features'])}"
+        medians = (every["error_share"], every["decoder"], every["stream_share"], gone["error_share"])
+        shown = ("–" if value is None else f"{value:.1%}" for value in medians)
+        table.add_row(f"{pair['up']['layer']} → {pair['down']['layer']}", *shown, share)
+    note = (
+        f"medians of shares of what a feature wrote, over features active in {answer['hidden_windows']} windows of one in 16; "
+        f"hidden: {answer['hidden_share']:g} or more is in the error, and {answer['hidden_factor']:g} times what is by chance"
+    )
+    return [table, Text(note, style="dim")]
 
 
 def _group(group: Any) -> str:
@@ -35,17 +56,15 @@ def _group(group: Any) -> str:
 
 def _flow_items(answer: Any) -> RenderableType:
     table = Table(answer["kind"].replace("_", " "), right("fires"), "partner", box=None, header_style="bold")
-    for title in (_measure(answer), "joint"):
+    for title in (_measure(answer), "joint", "in the next SAE's error"):
         table.add_column(title, justify="right")
     for item in answer["items"]:
-        best = item["best"]
-        if best is None:
-            table.add_row(item["feature"], number(item["count"]), "none", "", "")
-        else:
+        best, share = item["best"], item["error_share"]
+        found = ("none", "", "")
+        if best is not None:
             partner = best["down"] if best["up"] == item["feature"] else best["up"]
-            table.add_row(
-                item["feature"], number(item["count"]), partner, number(best["estimate"]), number(best["counts"]["joint"])
-            )
+            found = (partner, number(best["estimate"]), number(best["counts"]["joint"]))
+        table.add_row(item["feature"], number(item["count"]), *found, "" if share is None else f"{share:.1%}")
     return Group(table, *_rest(answer))
 
 

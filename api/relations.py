@@ -19,6 +19,9 @@ from engine.settings import Settings
 from engine.views.reader import Views
 from engine.views.relation_answers import KINDS, FlowAnswer, LineagesAnswer, MatchingAnswer, SpecializationsAnswer
 from engine.views.relations import (
+    FACTOR,
+    SHARE,
+    WINDOWS,
     FlowRequest,
     LineagesRequest,
     MatchingRequest,
@@ -26,6 +29,7 @@ from engine.views.relations import (
     RelationRequest,
     SpecializationsRequest,
     ask,
+    check_hidden,
     pair_of,
     support_of,
     threshold_of,
@@ -53,23 +57,36 @@ async def flow(
     threshold: Threshold = None,
     min_support: MinSupport = None,
     pair: Annotated[str | None, Parameter(description="one layer pair, up-down; all by default")] = None,
+    hidden_share: Annotated[
+        float, Parameter(description="a disappeared feature is hidden when this part of what it wrote is in the next SAE's error")
+    ] = SHARE,
+    hidden_factor: Annotated[
+        float, Parameter(description="and that is so many times what it would be by chance, at least 1")
+    ] = FACTOR,
+    hidden_windows: Annotated[int, Parameter(description="in at least so many windows, of one in 16 that is looked at")] = WINDOWS,
     kind: Annotated[str | None, Parameter(description=f"list the features of `pair` that are {', '.join(KINDS)}")] = None,
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> Response[FlowAnswer]:
     """Per layer pair: upstream features that pass (have a downstream partner with at least the threshold) or disappear, downstream
     features that are passed into or appear. Among live features, and among all: dead features have no partner and would be counted
-    as appearing and disappearing otherwise. Read from the published lists, which `lists` describes.
+    as appearing and disappearing otherwise. Of the disappeared ones `hidden` counts those whose direction is still there, in the
+    reconstruction error of the next layer's SAE (medians for all, as in the paper). Read from the published lists, which `lists`
+    describes.
     """
     if kind is not None and kind not in KINDS:
         raise BadValue(f"kind = {kind!r}: it must be one of {', '.join(KINDS)}")
     if kind is not None and pair is None:
         raise BadInput(f"kind = {kind!r}: it lists features of one layer pair; give it as pair=up-down, for example pair=3-4")
+    check_hidden(hidden_share, hidden_factor, hidden_windows)
     asked = FlowRequest(
         measure=measure,
         threshold=threshold_of(measure, threshold),
         min_support=support_of(min_support, settings.min_support),
         pair=None if pair is None else pair_of(pair, await pairs_of(views)),
+        hidden_share=hidden_share,
+        hidden_factor=hidden_factor,
+        hidden_windows=hidden_windows,
         kind=kind,  # pyright: ignore[reportArgumentType]  (checked above)
     )
     return await answer_of(request, views, asked, limit, cursor)

@@ -117,7 +117,7 @@ def count(loop: Loop) -> Times:
             for units in loop.micro_batch.batches(segment):
                 encoded = loop.encoder.encode(segment, units)
                 with times.of("accumulate"), loop.lock:
-                    loop.state.add(encoded.batch, encoded.set_aside)
+                    loop.state.add(encoded.batch, encoded.set_aside, encoded.projections)
                 loop.batches.append(encoded.batch)
                 if loop.publisher.due():
                     with times.of("publish"):

@@ -113,7 +113,7 @@ class Loop:
         for units in self.micro_batch.batches(segment, slice(self.cursor.units, None)):
             encoded = self.encoder.encode(segment, units)
             with self.lock:  # a pin that is made now must see that the segment has begun
-                self.state.add(encoded.batch, encoded.set_aside)
+                self.state.add(encoded.batch, encoded.set_aside, encoded.projections)
                 self.cursor = Cursor(segment.number, self.cursor.units + len(units))
             self.batches.append(encoded.batch)
             self.rate.add(encoded.batch.tokens)

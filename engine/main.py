@@ -150,6 +150,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         shape = RunShape.of(
             shape.dictionaries, shape.pairs, frozen.thresholds, settings.device, gate_candidates=settings.gate_candidates
         )
+    if isinstance(encoder, ModelEncoder):
+        encoder.project_errors(shape.pairs)
     checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
     loaded = checkpoints.latest(run, settings.device)
     if loaded and not loaded.state.shape.same_counts_as(shape):

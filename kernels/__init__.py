@@ -1,7 +1,7 @@
 """What everything rests on: dense → sparse, sparse → pair tables, best k of every row and column, strongest activations, moments
-of pairs, truth tables of gates and their scores, top lists of the two halves, bounds.
+of pairs, truth tables of gates and their scores, top lists of the two halves, bounds, projections of tokens and their sums.
 
-compact, accumulate and count_gate_cells have one signature and three implementations: Triton for CUDA (`kernels.gpu`), numba for
+compact, accumulate, count_gate_cells and project have one signature and three implementations: for CUDA (`kernels.gpu`), numba for
 the CPU (`kernels.cpu`), and a slow obvious reference (`kernels.reference`); `kernels.dispatch` picks by device. The others work on
 the host. torch is imported where a tensor is, so that a process without one can use the bounds.
 """
@@ -24,8 +24,9 @@ from kernels.cpu.gates import (
 from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.strongest import StrongestLists
+from kernels.cpu.window_sums import WINDOW_SUMS, add_window_sums
 from kernels.csr import Csr
-from kernels.dispatch import accumulate, compact, count_gate_cells
+from kernels.dispatch import accumulate, compact, count_gate_cells, project
 
 __all__ = [
     "ALPHA",
@@ -35,6 +36,7 @@ __all__ = [
     "MOST_CANDIDATES",
     "PEARSON_LEAST_EFFECT",
     "RANKED",
+    "WINDOW_SUMS",
     "BestCells",
     "BlockMasks",
     "Blocks",
@@ -48,6 +50,7 @@ __all__ = [
     "TopCells",
     "accumulate",
     "add_pairs",
+    "add_window_sums",
     "block_masks",
     "bounds",
     "compact",
@@ -58,6 +61,7 @@ __all__ = [
     "make_runs",
     "mask_jaccard",
     "pearson_bounds",
+    "project",
     "score_gates",
     "silencers",
     "top_of_groups",

@@ -98,5 +98,13 @@ def check_gate_cells(
         )
 
 
+def check_projection(sparse: Csr, directions: Tensor, vectors: Tensor) -> None:
+    """All arguments of `project`."""
+    device = vectors.device
+    check_tensor("directions", directions, (torch.float32,), (None, None), device)
+    check_csr("sparse", sparse, device)
+    check_tensor("vectors", vectors, (torch.float32,), (None, sparse.tokens, directions.shape[1]), device)
+
+
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -81,3 +81,19 @@ def count_gate_cells(
     else:
         from kernels.cpu.gate_cells import count_gate_cells as implementation
     implementation(up, down, up_thresholds, down_thresholds, up_width, parents, cells)
+
+
+def project(sparse: Csr, directions: Tensor, vectors: Tensor) -> Tensor:
+    """Inner products of each active feature's direction with vectors of its token.
+
+    sparse: T tokens of a layer of D features (its values are not used); directions: float32 [D, d]; vectors: float32 [V, T, d].
+    Returns float32 [V, nnz]: directions[feature] · vectors[v, token] of every entry. ValueError names what does not fit.
+    """
+    from kernels.checks import check_projection
+
+    check_projection(sparse, directions, vectors)
+    if vectors.device.type == "cuda":
+        from kernels.gpu.project import project as implementation
+    else:
+        from kernels.cpu.project import project as implementation
+    return implementation(sparse, directions, vectors)

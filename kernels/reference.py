@@ -74,6 +74,14 @@ def count_gate_cells(
         cells[child, 1:] += torch.bincount(index, minlength=cells.shape[1])[1:].to(cells.dtype)
 
 
+def project(sparse: Csr, directions: Tensor, vectors: Tensor) -> Tensor:
+    """All products float64 [V, T, D], and of them those of the entries; float32 as the others give them."""
+    products = vectors.to(torch.float64) @ directions.to(torch.float64).T
+    lengths = sparse.offsets.diff().to(torch.int64)
+    tokens = torch.repeat_interleave(torch.arange(sparse.tokens, device=lengths.device), lengths)
+    return products[:, tokens, sparse.features.to(torch.int64)].to(torch.float32)
+
+
 def best_cells(
     up: np.ndarray, down: np.ndarray, cells: np.ndarray, scores: np.ndarray, rows: int, columns: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from kernels import (
     StrongestLists,
     accumulate,
     add_pairs,
+    add_window_sums,
     block_masks,
     bounds,
     compact,
@@ -27,6 +28,7 @@ from kernels import (
     make_runs,
     mask_jaccard,
     pearson_bounds,
+    project,
     score_gates,
     silencers,
     top_of_groups,
@@ -46,6 +48,10 @@ def warm() -> None:
             cells, parents = torch.zeros(3, 4, dtype=count_type), torch.zeros(3, 1, dtype=torch.int32)
             count_gate_cells(batch, batch, up_limits, down_limits, 3, parents, cells)
         half_lists(counts.numpy(), active, active, 1, 1, 1)
+    one = np.ones(1, np.float32)
+    added = np.zeros((1, 2), np.int64), np.zeros((1, 7)), np.zeros((1, 1))
+    add_window_sums(np.zeros(1, np.int64), one[None], np.zeros(1, np.int64), np.zeros(1, np.int32), (one, one, one), *added)
+    project(batch, torch.zeros(3, 4), torch.zeros(1, 2, 4))
     cell = np.zeros(1, np.int64)
     one = Features(cell, np.zeros(1), np.zeros(1))
     index = np.zeros(1, np.int32)

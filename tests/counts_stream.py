@@ -11,10 +11,11 @@ import torch
 from engine.corpus.segment import Piece
 from engine.counts.clusters import cluster_segment
 from engine.counts.part import StatePart
-from engine.counts.shape import RunShape
+from engine.counts.shape import LayerPair, RunShape
 from engine.counts.watched import Watched
 from engine.encoder.batch import SparseBatch
 from engine.encoder.encoded import SetAside
+from engine.encoder.projections import DIRECTIONS, PairProjections
 from kernels import Csr
 
 DICTIONARIES = (7, 5, 11)
@@ -83,6 +84,38 @@ def set_aside(group: Sequence[Document]) -> list[SetAside]:
     return [item for document in group for item in document.set_aside]
 
 
+def projections(group: Sequence[Document], pairs: Sequence[LayerPair] = PAIRS) -> list[PairProjections]:
+    """What an encoder might have projected of these documents: every second one, in windows of 5 tokens."""
+    found = []
+    for up, down in pairs:
+        parts = []
+        for document in group:
+            tokens, features = np.nonzero(document.layers[up])
+            if document.piece.number % 2 == 0:
+                rng, length = np.random.default_rng([document.piece.number, up, down]), len(document.positions)
+                columns = [rng.standard_normal(len(tokens)).astype(np.float32) for _ in range(3)]
+                activations = document.layers[up][tokens, features]
+                parts.append(
+                    PairProjections(
+                        up,
+                        down,
+                        document.positions - np.arange(length) % 5,
+                        rng.standard_normal((length, 2 * DIRECTIONS)).astype(np.float32),
+                        tokens,
+                        features.astype(np.int32),
+                        activations,
+                        np.abs(columns[0]) + np.float32(0.1),
+                        *columns[1:],
+                    )
+                )
+        if parts:
+            before = np.cumsum([0, *(len(part.windows) for part in parts[:-1])])
+            moved = [part._replace(tokens=part.tokens + first) for part, first in zip(parts, before, strict=True)]
+            columns = zip(*(part[2:] for part in moved), strict=True)
+            found.append(PairProjections(up, down, *map(np.concatenate, columns)))
+    return found
+
+
 def contents(part: StatePart) -> dict[str, object]:
     """The public attributes of a part, which are what it has counted."""
     return {name: value for name, value in vars(part).items() if not name.startswith("_") and name not in ("shape", "place")}
@@ -123,5 +156,6 @@ def add(part: StatePart, group: Sequence[Document]) -> None:
     """Count some documents: as one batch, which is a segment."""
     one = batch(group, part.shape.dictionaries)
     part.add(one, set_aside(group))
+    part.add_projections(projections(group))
     firsts = [int(document.positions[0]) if len(document.positions) else 0 for document in group]
     part.end_segment(cluster_segment([one], one.documents, firsts, part.shape))

@@ -183,6 +183,9 @@ def test_pages_of_a_list_stay_those_of_its_first_page() -> None:
     lists = Lists(clock=lambda: now)
     old, new = (Snapshot(version=version, tokens=9, published_at=0.0) for version in ("1-1", "1-2"))
     answer = FlowAnswer(
+        hidden_share=0.5,
+        hidden_factor=2.0,
+        hidden_windows=10,
         measure="jaccard",
         threshold=0.1,
         min_support=2,
@@ -221,6 +224,9 @@ def test_pages_of_a_list_stay_those_of_its_first_page() -> None:
 def test_many_lists_push_the_oldest_out() -> None:
     lists, snapshot = Lists(), Snapshot(version="1-1", tokens=9, published_at=0.0)
     answer = FlowAnswer(
+        hidden_share=0.5,
+        hidden_factor=2.0,
+        hidden_windows=10,
         measure="",
         threshold=0,
         min_support=0,

@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 import pytest
 import torch
-from counts_stream import DICTIONARIES, PAIRS, assert_equal, batch, documents, set_aside
+from counts_stream import DICTIONARIES, PAIRS, assert_equal, batch, documents, projections, set_aside
 
 from engine import durable
 from engine.counts.checkpoint import Checkpoints, Cursor
@@ -26,7 +26,7 @@ DOCUMENTS = documents(seed=9)
 def state_of(count: int, threshold: float = 0.0) -> State:
     """The state after the first `count` documents."""
     state = State.zero(DICTIONARIES, PAIRS, threshold)
-    state.add(batch(DOCUMENTS[:count]), set_aside(DOCUMENTS[:count]))
+    state.add(batch(DOCUMENTS[:count]), set_aside(DOCUMENTS[:count]), projections(DOCUMENTS[:count]))
     return state
 
 
@@ -57,7 +57,7 @@ def test_state_cursor_and_extra_come_back(tmp_path: Path, threshold: float) -> N
     assert loaded.state.shape.same_counts_as(state.shape)
     assert_same(loaded.state, state)
     for each in (loaded.state, state):
-        each.add(batch(DOCUMENTS[7:]), set_aside(DOCUMENTS[7:]))
+        each.add(batch(DOCUMENTS[7:]), set_aside(DOCUMENTS[7:]), projections(DOCUMENTS[7:]))
     assert_same(loaded.state, state_of(len(DOCUMENTS), threshold))
 
 
@@ -78,6 +78,7 @@ def test_a_checkpoint_has_a_file_per_layer_pair_and_part(tmp_path: Path) -> None
     assert {path.name for path in (tmp_path / "00000001").iterdir()} == {
         "ledger",
         *(f"corpora-{layer}" for layer in range(3)),
+        *(f"hidden-{up}-{down}" for up, down in PAIRS),
         *(f"marginals-{layer}" for layer in range(3)),
         *(f"strongest-{layer}" for layer in range(3)),
         *(f"pairs-{up}-{down}" for up, down in PAIRS),
@@ -127,7 +128,7 @@ def test_whatever_file_is_damaged_wherever_the_one_before_is_used(
     good = tmp_path / "good"
     saved(good, 3, 8)
     broken = [path for path in files(good) if path.relative_to(good).parts[0].startswith("00000002")]
-    assert len(broken) == 1 + 1 + 3 * 5
+    assert len(broken) == 1 + 1 + 3 * 6
     for path in broken:
         if path.suffix == ".manifest" and damage is remove:
             continue  # without its manifest a checkpoint was never finished

@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 import torch
-from counts_stream import DICTIONARIES, PAIRS, Document, add, assert_equal, batch, contents, documents, set_aside, zero
+from counts_stream import DICTIONARIES, PAIRS, Document, add, assert_equal, batch, contents, documents, projections, set_aside, zero
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,11 +154,12 @@ def test_a_batch_of_almost_nothing_is_counted_as_what_it_is(kind: str, group: li
 @settings(max_examples=15, deadline=None)
 def test_states_merge_to_the_state_of_one_pass(way: tuple[list[list[list[int]]], random.Random]) -> None:
     total, expected = State.zero(DICTIONARIES, PAIRS), State.zero(DICTIONARIES, PAIRS)
-    expected.add(batch(DOCUMENTS), set_aside(DOCUMENTS))
+    expected.add(batch(DOCUMENTS), set_aside(DOCUMENTS), projections(DOCUMENTS))
+    assert all(part.counts.sum() for part in expected.hidden.values())
     for batches in way[0]:
         worker = State.zero(DICTIONARIES, PAIRS)
         for numbers in batches:
-            worker.add(batch(group_of(numbers)), set_aside(group_of(numbers)))
+            worker.add(batch(group_of(numbers)), set_aside(group_of(numbers)), projections(group_of(numbers)))
         total.merge(worker)
     assert total.tokens == expected.tokens == sum(len(document.positions) for document in DOCUMENTS)
     for part, wanted in zip(total.parts(), expected.parts(), strict=True):
@@ -166,7 +167,7 @@ def test_states_merge_to_the_state_of_one_pass(way: tuple[list[list[list[int]]],
 
 
 def test_every_kind_of_part_says_what_it_counts_in_public_attributes() -> None:
-    assert KINDS == ["corpora", "ledger", "marginals", "pairs", "strongest", "watched"]
+    assert KINDS == ["corpora", "hidden", "ledger", "marginals", "pairs", "strongest", "watched"]
     for kind in KINDS:
         part_class = StatePart.registered[kind]
         shape = SHAPES["every threshold 0"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_projections import reference
 from tiny_models import segment_of
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +20,7 @@ from engine.counts.state import State
 from engine.demo.text import sample_documents
 from engine.encoder.encoder import ModelEncoder
 from engine.measures import MEASURES, PairCounts, estimates
+from kernels import WINDOW_SUMS
 
 DEMO = Path(engine.demo.__file__).parent
 DOCUMENTS = 110
@@ -52,10 +54,11 @@ def dense(encoder: ModelEncoder, segment: TokenSegment) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def state(encoder: ModelEncoder, segment: TokenSegment) -> State:
     """The same text, counted in micro-batches as the engine does."""
+    encoder.project_errors(adjacent_pairs(len(encoder.saes)))
     state = State.zero(encoder.describe().dictionaries)
     for units in np.array_split(segment.unit_order, 4):
         encoded = encoder.encode(segment, units)
-        state.add(encoded.batch, encoded.set_aside)
+        state.add(encoded.batch, encoded.set_aside, encoded.projections)
     return state
 
 
@@ -168,3 +171,40 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pearson correlation of every column of `a` with every column of `b`."""
     a, b = a - a.mean(0), b - b.mean(0)
     return (a.T @ b) / np.sqrt(np.outer((a**2).sum(0), (b**2).sum(0)))
+
+
+def test_what_is_hidden_equals_brute_force_over_dense_errors_in_float64(
+    encoder: ModelEncoder, segment: TokenSegment, state: State
+) -> None:
+    tokens = reference(encoder, segment)
+    assert len(tokens) > 200
+    windows = np.array([token.window for token in tokens])
+    for (up, down), part in state.hidden.items():
+        rows = encoder.saes[up].sae.W_dec.double().numpy()
+        norms = np.linalg.norm(rows, axis=1)
+        units = rows / norms[:, None]
+        active = np.stack([token.active[up] for token in tokens])
+        read = np.stack([token.read[down] for token in tokens])
+        error = read - np.stack([token.rebuilt[down] for token in tokens])
+        fires = active > 0
+        written, errors = active * norms, np.where(fires, error @ units.T, 0)
+        by_window = [(windows == window)[:, None] for window in np.unique(windows)]
+        assert np.array_equal(part.counts[:, 0], fires.sum(axis=0))
+        assert np.array_equal(part.counts[:, 1], sum((fires & here).any(axis=0).astype(int) for here in by_window))
+        e, w = ([(column * here).sum(axis=0) for here in by_window] for column in (errors, written))
+        expected = {
+            "written": written.sum(axis=0),
+            "error": errors.sum(axis=0),
+            "stream": np.where(fires, read @ units.T, 0).sum(axis=0),
+            "error_squared": np.square(errors).sum(axis=0),
+            "error_error": np.square(e).sum(axis=0),
+            "error_written": (np.array(e) * np.array(w)).sum(axis=0),
+            "written_written": np.square(w).sum(axis=0),
+        }
+        scale = np.abs(error @ units.T).max() * np.sqrt(len(tokens))
+        for at, name in enumerate(WINDOW_SUMS):
+            np.testing.assert_allclose(part.sums[:, at], expected[name], rtol=1e-3, atol=1e-4 * scale, err_msg=name)
+        chance = fires.T @ np.stack([token.read[down] - token.rebuilt[down] for token in tokens])
+        directions = encoder._projector.chance[up].directions.double().numpy()
+        uniform = slice(0, directions.shape[1] // 2)
+        np.testing.assert_allclose(part.chance[:, uniform], (chance @ directions)[:, uniform], rtol=1e-3, atol=1e-4 * scale)

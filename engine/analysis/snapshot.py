@@ -24,6 +24,7 @@ from engine.encoder.description import RunDescription
 from engine.errors import NotReady
 from engine.measures.relations import Edges, FeatureGraph, LayerCounts, Pair
 from engine.views import scripts
+from engine.views.hidden import BLOCK, HIDDEN, HiddenRecord
 from engine.views.keys import Keys
 from engine.views.records import INTERVAL, NEIGHBOR, ORDER_DIGITS, FeatureRecord, NeighborTable, Snapshot
 
@@ -42,12 +43,13 @@ class WatchedEdges(NamedTuple):
 
 @dataclass(frozen=True)
 class Whole:
-    """A snapshot that was read whole."""
+    """A snapshot that was read whole; `hidden`: layer pair → `HIDDEN [Du]`."""
 
     snapshot: Snapshot
     run: RunDescription
     graph: FeatureGraph
     watched: Mapping[Pair, WatchedEdges]
+    hidden: dict[Pair, np.ndarray]
 
 
 class SnapshotReader:
@@ -83,15 +85,34 @@ class SnapshotReader:
             snapshot, order, packed = self.newest()
             run = RunDescription.from_bytes(packed)
             records = self._records(run.dictionaries, order)
-            if records is not None:
+            hidden = None if records is None else self._hidden(records, run.dictionaries, order)
+            if records is not None and hidden is not None:
                 graph, watched = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
-                return Whole(snapshot, run, graph, watched)
+                return Whole(snapshot, run, graph, watched, hidden)
             log.info("snapshot %s was replaced while it was read", snapshot.version)
         raise NotReady(f"{_ATTEMPTS} snapshots in a row were replaced while they were read: the machine is busy", retry_after=5)
 
     def _records(self, dictionaries: Sequence[int], order: str) -> list[bytes] | None:
         """The packed records of all features, layer by layer; None when one is not there at this version any more."""
-        names = [self._keys.feature(layer, index) for layer, size in enumerate(dictionaries) for index in range(size)]
+        return self._read(
+            [self._keys.feature(layer, index) for layer, size in enumerate(dictionaries) for index in range(size)], order
+        )
+
+    def _hidden(self, records: Sequence[bytes], dictionaries: Sequence[int], order: str) -> dict[Pair, np.ndarray] | None:
+        """What is hidden in each layer pair; None when a record of it is not there at this version any more."""
+        firsts = [msgspec.msgpack.decode(records[at], type=FeatureRecord) for at in np.cumsum([0, *dictionaries[:-1]]).tolist()]
+        pairs = [(one.layer, table.layer) for one in firsts for table in one.tables if table.direction == "downstream"]
+        found = {up_down: np.zeros(dictionaries[up_down[0]], HIDDEN) for up_down in sorted(pairs)}
+        names = [self._keys.hidden(*pair, block) for pair, rows in found.items() for block in range(-(-len(rows) // BLOCK))]
+        packed = self._read(names, order)
+        for one in packed or ():
+            record = msgspec.msgpack.decode(one, type=HiddenRecord)
+            rows = record.rows()
+            found[record.up, record.down][record.first : record.first + len(rows)] = rows
+        return None if packed is None else found
+
+    def _read(self, names: Sequence[str], order: str) -> list[bytes] | None:
+        """Records at this version; None when one is not there at it any more."""
         records: list[bytes] = []
         for start in range(0, len(names), _CHUNK):
             found = cast("list[bytes | None]", self._read_at(keys=names[start : start + _CHUNK], args=[order]))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.counts.clusters import SegmentClusters
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoded import SetAside
+    from engine.encoder.projections import PairProjections
 
 Place = tuple[int, ...]
 """Where in the run a part belongs: `()` once, `(layer,)` per layer, `(up, down)` per layer pair."""
@@ -80,6 +81,10 @@ class StatePart(ABC):
     @abstractmethod
     def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
         """Count one batch, and what the encoder set aside while it made it."""
+
+    def add_projections(self, projections: Sequence[PairProjections]) -> None:
+        """Count what the encoder gave beside a batch that was added, see `engine.encoder.projections`."""
+        return
 
     def end_segment(self, segment: Sequence[SegmentClusters]) -> None:
         """Count what is summed by clusters: a segment is whole, these are its corpora, and all of its batches were added."""

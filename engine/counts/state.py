@@ -13,6 +13,7 @@ from engine.counts.clusters import SegmentClusters, cluster_segment
 from engine.counts.corpora import CorpusMarginals
 from engine.counts.gate_tables import GateTables
 from engine.counts.gates import NominatedGates
+from engine.counts.hidden import HiddenSums
 from engine.counts.ledger import Ledger
 from engine.counts.marginals import Marginals
 from engine.counts.pairs import PairTable
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from engine.corpus.segment import Piece
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoded import SetAside
+    from engine.encoder.projections import PairProjections
 
 
 class State:
-    """Marginals of all and per corpus, strongest activations per layer; table, watched pairs, gates per layer pair; the ledger.
+    """Per layer marginals, of all and per corpus, and strongest activations; per layer pair a table, watched pairs, gates and sums
+    of projected errors; the ledger.
 
     Attributes:
         shape: what is counted.
@@ -41,6 +44,7 @@ class State:
         watched: (up, down) → `Watched`.
         gate_tables: (up, down) → `GateTables`.
         gates: (up, down) → `NominatedGates`.
+        hidden: (up, down) → `HiddenSums`.
         ledger: the `Ledger`.
         segments_ended: segments that this object was told the end of: where sums over documents have changed.
     """
@@ -58,6 +62,7 @@ class State:
         self.watched = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Watched)}
         self.gate_tables = {cast(LayerPair, part.place): part for part in parts if isinstance(part, GateTables)}
         self.gates = {cast(LayerPair, part.place): part for part in parts if isinstance(part, NominatedGates)}
+        self.hidden = {cast(LayerPair, part.place): part for part in parts if isinstance(part, HiddenSums)}
         self.pairs = {cast(LayerPair, part.place): part for part in parts if isinstance(part, PairTable)}
         self.segments_ended = 0
         (self.ledger,) = (part for part in parts if isinstance(part, Ledger))
@@ -111,8 +116,8 @@ class State:
         """All parts, in a fixed order."""
         return iter(self._parts)
 
-    def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
-        """Count a batch in every part.
+    def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = (), projections: Sequence[PairProjections] = ()) -> None:
+        """Count a batch, and what was projected beside it, in every part.
 
         Raises:
             DoesNotFit: the batch has another number of layers, or a table that must become int64 no longer fits the memory.
@@ -124,6 +129,9 @@ class State:
             part.make_room(batch)
         for part in self._parts:
             part.add(batch, set_aside)
+        if projections:
+            for part in self._parts:
+                part.add_projections(projections)
 
     def end_segment(
         self, batches: Sequence[SparseBatch], pieces: Sequence[Piece], positions: Sequence[int]

@@ -17,12 +17,14 @@ class LayerDescription(msgspec.Struct, frozen=True, kw_only=True):
         hook: the name of the hook point, e.g. `blocks.5.hook_resid_pre` (`layer 5` in a run without a model).
         features: size of the SAE's dictionary.
         neuronpedia: Neuronpedia's id of the SAE, e.g. `gpt2-small/5-res-jb`, or None.
+        width: length of the residual vectors there; None in a run without a model.
     """
 
     layer: int
     hook: str
     features: int
     neuronpedia: str | None = None
+    width: int | None = None
 
 
 class RunDescription(msgspec.Struct, frozen=True, kw_only=True):

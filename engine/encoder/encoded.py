@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ import torch
 from engine.corpus.segment import Piece, Segment
 from engine.encoder.batch import SparseBatch
 from kernels import Csr
+
+if TYPE_CHECKING:
+    from engine.encoder.projections import PairProjections
 
 
 class SetAside(NamedTuple):
@@ -32,6 +35,9 @@ class Encoded(NamedTuple):
     set_aside: tuple[SetAside, ...]
     excluded: dict[str, int]
     """Tokens left out as special, per upload."""
+    projections: tuple[PairProjections, ...] = ()
+    """One per layer pair that can be projected (`engine.encoder.projections`); none of pushed activations, which have no
+    residuals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,16 @@ def select(sparse: Csr, rows: np.ndarray) -> Csr:
     entries = torch.repeat_interleave(keep, lengths)
     offsets = torch.nn.functional.pad(lengths[keep].cumsum(dim=0), (1, 0))
     return Csr(offsets.int(), sparse.features[entries], sparse.values[entries])
+
+
+def runs(sparse: Csr, bounds: Sequence[tuple[int, int]]) -> list[Csr]:
+    """Rows (tokens) [first, end) of a `Csr`, a view for each: for a few of many rows, where `select` would look at all entries."""
+    found = []
+    for first, end in bounds:
+        offsets = sparse.offsets[first : end + 1]
+        entries = slice(*offsets[:: end - first].tolist())
+        found.append(Csr(offsets - offsets[0], sparse.features[entries], sparse.values[entries]))
+    return found
 
 
 def row_of_entries(sparse: Csr, entries: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from engine.views import scripts
 from engine.views.connection import connect
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
+from engine.views.hidden import HiddenRecords
 from engine.views.keys import Keys
 from engine.views.records import ORDER_DIGITS, ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
 from engine.views.sweep import Sweep
@@ -106,6 +107,7 @@ class Publisher:
         self._number = 0
         self._cosines = cosines or DecoderCosines(None, ())
         self._effects = effects or Effects(description.dictionaries)
+        self._hidden = HiddenRecords(self.keys)
         self._published: Sweep | None = None  # what Redis holds; None: publish everything
         self._version: str | None = None
         self._uploads: dict[str, UploadRecord] = {}
@@ -191,7 +193,8 @@ class Publisher:
         )
         swept = time.perf_counter()
         everything = self._published is None
-        written, size = self._write_records(sweep, version)
+        written, size = self._write_records(self._changed_records(sweep), version)
+        self._write_records(self._hidden.changed(state, everything), version)
         wrote = time.perf_counter()
         snapshot = Snapshot(
             version=str(version),
@@ -219,10 +222,10 @@ class Publisher:
         log.debug("snapshot %s: %d tokens, %d of %d records in %.3f s", version, sweep.tokens, written, features, done - began)
         return Published(snapshot.version, sweep.tokens, features, written, size, seconds)
 
-    def _write_records(self, sweep: Sweep, version: Version) -> tuple[int, int]:
-        """Write what changed; how many records and bytes that was."""
+    def _write_records(self, records: Iterator[tuple[str, bytes]], version: Version) -> tuple[int, int]:
+        """Write records under their keys; how many and how many bytes that was."""
         written, size = 0, 0
-        for chunk in _chunks(self._changed_records(sweep)):
+        for chunk in _chunks(records):
             keys = [self.keys.marker, self.keys.snapshot, *(key for key, _ in chunk)]
             self._require(self._write(keys=keys, args=[str(self._epoch), version.order, *(packed for _, packed in chunk)]))
             written += len(chunk)

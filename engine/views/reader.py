@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import msgspec
+import numpy as np
 import redis.asyncio
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
@@ -18,6 +19,7 @@ from engine.encoder.description import RunDescription
 from engine.errors import BadValue, NotReady
 from engine.views import scripts
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, check_ranking, no_table, record_neighbors, unknown
+from engine.views.hidden import BLOCK, HiddenRecord
 from engine.views.keys import Keys
 from engine.views.records import (
     ORDER_DIGITS,
@@ -93,6 +95,23 @@ class Views:
             error = unknown(await self.run(), (layer, index))
             raise error or NotReady(f"feature {layer}:{index} is not published yet")
         return snapshot, record
+
+    async def feature_with_hidden(self, layer: int, index: int) -> tuple[Snapshot, FeatureRecord, dict[int, np.void]]:
+        """One record with its snapshot, and per downstream layer the feature's `HIDDEN` row; all from one snapshot.
+
+        Raises:
+            Unknown: the run has no such feature. NotReady: nothing is published yet.
+        """
+        _, record = await self.feature(layer, index)
+        layers = [table.layer for table in record.tables if table.direction == "downstream"]
+        keys = [self.keys.feature(layer, index), *(self.keys.hidden(layer, down, index // BLOCK) for down in layers)]
+        found = await self._read(keys=[self.keys.snapshot, *keys])
+        if not found or None in found:
+            raise NotReady(f"feature {layer}:{index} is not published yet")
+        pointer, packed, *blocks = cast("list[bytes]", found)
+        snapshot = self._snapshot.decode(pointer[ORDER_DIGITS:])
+        records = [msgspec.msgpack.decode(block, type=HiddenRecord) for block in blocks]
+        return snapshot, self._current(packed, snapshot), {one.down: one.rows()[index - one.first] for one in records}
 
     async def neighbors(
         self,

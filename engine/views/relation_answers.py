@@ -8,8 +8,8 @@ import msgspec
 
 from engine.views.answers import CountsAnswer, SnapshotAnswer
 
-Kind = Literal["passed", "disappeared", "passed_into", "appeared"]
-KINDS: tuple[Kind, ...] = ("passed", "disappeared", "passed_into", "appeared")
+Kind = Literal["passed", "disappeared", "hidden", "passed_into", "appeared"]
+KINDS: tuple[Kind, ...] = ("passed", "disappeared", "hidden", "passed_into", "appeared")
 
 
 class LinkAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +64,34 @@ class FlowLayerAnswer(msgspec.Struct, frozen=True, kw_only=True):
     undecided: int
 
 
+class HiddenMediansAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Medians over the `features` that were active in enough windows, null without any: the shares of what a feature wrote that
+    lie in the next SAE's error, and in the stream at all, and the two baselines of the first (`engine.measures.hidden`)."""
+
+    features: int
+    error_share: float | None
+    stream_share: float | None
+    random: float | None
+    decoder: float | None
+
+
+class FlowHiddenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Upstream features in the error of the downstream SAE, from one window in 16.
+
+    Attributes:
+        all, disappeared: live upstream features that were active in at least `hidden_windows` of those windows, and of them those
+            that disappear; null with `reason`.
+        hidden: of these disappeared ones, those whose error share is at least `hidden_share`, and at least `hidden_factor` times
+            the larger baseline.
+        reason: why nothing is known of this layer pair.
+    """
+
+    all: HiddenMediansAnswer | None
+    disappeared: HiddenMediansAnswer | None
+    hidden: GroupAnswer | None
+    reason: str | None
+
+
 class FlowPairAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One layer pair. Upstream features are `passed` or `disappeared`, downstream ones `passed_into` or `appeared`."""
 
@@ -73,14 +101,17 @@ class FlowPairAnswer(msgspec.Struct, frozen=True, kw_only=True):
     disappeared: FlowGroupAnswer
     passed_into: FlowGroupAnswer
     appeared: FlowGroupAnswer
+    hidden: FlowHiddenAnswer
 
 
 class FlowItemAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """One live feature; `best` is its best partner at or above the threshold, null where it has none."""
+    """One live feature; `best` is its best partner at or above the threshold, null where it has none. `error_share` is that of an
+    upstream feature that was active in enough windows."""
 
     feature: str
     count: int
     best: LinkAnswer | None
+    error_share: float | None
 
 
 class FlowAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +120,9 @@ class FlowAnswer(msgspec.Struct, frozen=True, kw_only=True):
     measure: str
     threshold: float
     min_support: int
+    hidden_share: float
+    hidden_factor: float
+    hidden_windows: int
     lists: ListsAnswer
     pairs: list[FlowPairAnswer]
     kind: Kind | None

@@ -13,11 +13,34 @@ import msgspec
 import redis.asyncio
 
 from engine.errors import BadInput, BadValue
+from engine.measures.hidden import FACTOR, SHARE, WINDOWS, check_hidden
 from engine.measures.relations import check_threshold
 from engine.views.edge_answers import EdgesAnswer, HistogramsAnswer
 from engine.views.keys import Keys
 from engine.views.relation_answers import FlowAnswer, Kind, LineagesAnswer, MatchingAnswer, SpecializationsAnswer
 from engine.views.requests import exchange, open_reply
+
+__all__ = [
+    "ANSWERS",
+    "FACTOR",
+    "MOST_ITEMS",
+    "SHARE",
+    "THRESHOLD",
+    "TIMEOUT_SECONDS",
+    "WINDOWS",
+    "AnalysisEnvelope",
+    "FlowRequest",
+    "LineagesRequest",
+    "MatchingRequest",
+    "Page",
+    "RelationRequest",
+    "SpecializationsRequest",
+    "ask",
+    "check_hidden",
+    "pair_of",
+    "support_of",
+    "threshold_of",
+]
 
 THRESHOLD = 0.4
 """Default threshold of the measures that reach to 1: the one at which Balcells et al. 2024 count appearing and disappearing."""
@@ -42,6 +65,9 @@ class FlowRequest(msgspec.Struct, frozen=True, kw_only=True, tag="flow"):
     measure: str
     threshold: float
     min_support: int
+    hidden_share: float = SHARE
+    hidden_factor: float = FACTOR
+    hidden_windows: int = WINDOWS
     pair: tuple[int, int] | None = None
     kind: Kind | None = None
 

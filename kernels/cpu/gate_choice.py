@@ -83,8 +83,8 @@ def silencers(
     """Of each child the upstream features that are most more often active where its parent is without it than where it is with it.
 
     Of a parent with more than 1,024 active tokens those are an even sample of them. By z = (x₀ − E)/√max(E, 1),
-    E = (x₀ + x₁) M₀/(M₀ + M₁), of a feature that is active at x₀ of the M₀ tokens of the parent without the child and at x₁ of the M₁
-    with it.
+    E = (x₀ + x₁) M₀/(M₀ + M₁), of a feature that is active at x₀ of the M₀ tokens of the parent without the child and at x₁ of the
+    M₁ with it.
 
     Args:
         order: int64 [n], rows of the entries in the order of the segment, which is that of the runs' tokens.
