@@ -10,6 +10,8 @@ import torch
 
 from engine.corpus.segment import Piece
 from engine.counts.clusters import cluster_segment
+from engine.counts.gate_tables import GateTables
+from engine.counts.gates import NominatedGates
 from engine.counts.part import StatePart
 from engine.counts.shape import LayerPair, RunShape
 from engine.counts.watched import Watched
@@ -19,6 +21,7 @@ from engine.encoder.projections import DIRECTIONS, PairProjections
 from kernels import Csr
 
 DICTIONARIES = (7, 5, 11)
+IN_ORDER = ("log_e", "score_sum", "score_squares")
 PAIRS = ((0, 1), (1, 2), (0, 2))
 LENGTHS = (4, 1, 0, 9, 1, 6, 17, 2, 0, 5, 12, 3)
 """Tokens of each document: empty and one-token ones are among them."""
@@ -117,8 +120,11 @@ def projections(group: Sequence[Document], pairs: Sequence[LayerPair] = PAIRS) -
 
 
 def contents(part: StatePart) -> dict[str, object]:
-    """The public attributes of a part, which are what it has counted."""
-    return {name: value for name, value in vars(part).items() if not name.startswith("_") and name not in ("shape", "place")}
+    """The public attributes of a part, which are what it has counted; without e-values, which know an order (the log's)."""
+    found = {name: value for name, value in vars(part).items() if not name.startswith("_") and name not in ("shape", "place")}
+    if isinstance(part, NominatedGates):
+        found["totals"] = {name: column for name, column in part.totals._asdict().items() if name not in IN_ORDER}
+    return found
 
 
 def assert_equal(part: StatePart, expected: StatePart) -> None:
@@ -144,11 +150,18 @@ def _assert_equal(value: object, other: object, name: str) -> None:
 
 
 def zero(kind: type[StatePart], shape: RunShape, place: tuple[int, ...]) -> StatePart:
-    """A zero part that has something to count: every pair is watched from the start."""
+    """A zero part that has something to count: every pair is watched from the start, every child has candidates and four gates."""
     part = kind.zero(shape, place)
     if isinstance(part, Watched):
         up, down = (shape.dictionaries[layer] for layer in place)
         part.pin(*np.indices((up, down)).reshape(2, -1), position=0, tokens=0)
+    children = np.arange(shape.dictionaries[place[1]] if len(place) == 2 else 0)
+    if isinstance(part, GateTables):
+        part.choose(children, (np.arange(shape.gate_candidates) + np.zeros_like(children)[:, None]).astype(np.int32) % 5, 0)
+    if isinstance(part, NominatedGates):
+        each, number = np.repeat(children, 4), np.tile(np.arange(4), len(children))
+        parents = np.tile(np.array([[1, 2, -1], [2, 3, -1], [1, 4, -1], [2, 3, 4]], np.int32), (len(children), 1))
+        part.nominate(each, number, number, parents, parents[:, 0], position=0, tokens=0)
     return part
 
 

@@ -154,7 +154,8 @@ class NominatedGates(FramedPart):
             sums = np.zeros((len(self), CARRIED))
             sums[of_other] = cluster.sums
             self._carry(key, cluster.half, cluster.first_position, sums)
-        self.nominations = self.nominations + other.nominations
+        twice = np.bincount(other.children[shared], minlength=len(self.nominations))
+        self.nominations = self.nominations + other.nominations - twice
         self._keep_strongest()
 
     def _keep_strongest(self) -> None:
