@@ -39,6 +39,7 @@ from engine.views.live import LiveQueries
 from engine.views.pins import NextSegment, PinQueries
 from engine.views.publisher import Publisher
 from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
+from engine.views.siblings import choose_siblings
 from engine.views.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ class Loop:
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
             with self.lock:
                 self.watch.choose(self.state, segment.first_position + segment.token_count)
+                choose_siblings(self.state)
                 self.effects.update(self.state)
 
     def next_segment(self) -> NextSegment:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from kernels import (
+    CELLS,
+    SIBLINGS,
     BestCells,
     StrongestLists,
     accumulate,
@@ -19,6 +21,7 @@ from kernels import (
     half_lists,
     make_runs,
     pearson_bounds,
+    sibling_cells,
 )
 
 
@@ -50,6 +53,7 @@ def warm() -> None:
     totals = feature_totals(runs, np.full(1, 2.0), np.full(1, -1, np.int32))
     moments = np.zeros((1, 9)), np.zeros((1, 45)), np.zeros((1, 4), np.int64)
     add_pairs(runs, runs, totals, totals, pair, pair, np.full(1, 2.0), np.full(1, -1, np.int32), 2, *moments)
+    sibling_cells(runs, runs, pair, np.full((1, SIBLINGS), -1, np.int32), 2, np.zeros((1, CELLS), np.int64))
 
 
 if __name__ == "__main__":

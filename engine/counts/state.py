@@ -16,6 +16,7 @@ from engine.counts.marginals import Marginals
 from engine.counts.pairs import PairTable
 from engine.counts.part import Place, StatePart
 from engine.counts.shape import INT32_LIMIT, LayerPair, RunShape, Thresholds
+from engine.counts.siblings import Siblings
 from engine.counts.strongest import Strongest
 from engine.counts.watched import Watched
 from engine.errors import DoesNotFit
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 
 class State:
-    """Marginals, of all and per corpus, and strongest activation per layer; a table and watched pairs per layer pair; the ledger.
+    """Per layer marginals (of all, and per corpus) and strongest activations; per layer pair a table, watched pairs and sibling
+    groups; the ledger.
 
     Attributes:
         shape: what is counted.
@@ -37,6 +39,7 @@ class State:
         strongest: one `Strongest` per layer.
         pairs: (up, down) → `PairTable`.
         watched: (up, down) → `Watched`.
+        siblings: (up, down) → `Siblings`.
         ledger: the `Ledger`.
         segments_ended: segments that this object was told the end of: where sums over documents have changed.
     """
@@ -52,6 +55,7 @@ class State:
         self.strongest = tuple(part for part in parts if isinstance(part, Strongest))
         self.corpora = tuple(part for part in parts if isinstance(part, CorpusMarginals))
         self.watched = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Watched)}
+        self.siblings = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Siblings)}
         self.pairs = {cast(LayerPair, part.place): part for part in parts if isinstance(part, PairTable)}
         self.segments_ended = 0
         (self.ledger,) = (part for part in parts if isinstance(part, Ledger))

@@ -63,3 +63,7 @@ class Keys:
     def feature(self, layer: int, index: int) -> str:
         """Hash of two versions of a `FeatureRecord`: packed records in `0` and `1`, their `Version.order` in `v0` and `v1`."""
         return f"{self.prefix}feature:{layer}:{index}"
+
+    def siblings(self, up: int, down: int) -> str:
+        """Hash of two versions of a layer pair's `SiblingRecord`, as of a feature's."""
+        return f"{self.prefix}siblings:{up}:{down}"

@@ -11,6 +11,7 @@ is never used twice, so nothing that a broken publish left behind can be taken f
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
 from engine.views.keys import Keys
 from engine.views.records import ORDER_DIGITS, ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
+from engine.views.sibling_record import pack_siblings
 from engine.views.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -184,7 +186,7 @@ class Publisher:
         )
         swept = time.perf_counter()
         everything = self._published is None
-        written, size = self._write_records(sweep, version)
+        written, size = self._write_records(state, sweep, version)
         wrote = time.perf_counter()
         snapshot = Snapshot(
             version=str(version),
@@ -212,10 +214,10 @@ class Publisher:
         log.debug("snapshot %s: %d tokens, %d of %d records in %.3f s", version, sweep.tokens, written, features, done - began)
         return Published(snapshot.version, sweep.tokens, features, written, size, seconds)
 
-    def _write_records(self, sweep: Sweep, version: Version) -> tuple[int, int]:
+    def _write_records(self, state: State, sweep: Sweep, version: Version) -> tuple[int, int]:
         """Write what changed; how many records and bytes that was."""
         written, size = 0, 0
-        for chunk in _chunks(self._changed_records(sweep)):
+        for chunk in _chunks(itertools.chain(self._changed_records(sweep), self._changed_siblings(state, sweep))):
             keys = [self.keys.marker, self.keys.snapshot, *(key for key, _ in chunk)]
             self._require(self._write(keys=keys, args=[str(self._epoch), version.order, *(packed for _, packed in chunk)]))
             written += len(chunk)
@@ -227,6 +229,12 @@ class Publisher:
             if dirty.any():
                 for index, packed in sweep.records(layer, dirty):
                     yield self.keys.feature(layer, index), packed
+
+    def _changed_siblings(self, state: State, sweep: Sweep) -> Iterator[tuple[str, bytes]]:
+        """They change where a segment ends, and in what is chosen there."""
+        if self._published is None or self._published.revision != sweep.revision:
+            for pair, part in state.siblings.items():
+                yield self.keys.siblings(*pair), pack_siblings(part)
 
     def _heartbeat(
         self, status: StatusRecord, uploads: Sequence[UploadRecord], convergence: ConvergenceRecord | None = None
@@ -275,6 +283,8 @@ class Publisher:
             sizes = type(self._description).from_bytes(run).dictionaries
         except msgspec.DecodeError:
             return  # not written by this program: nothing of ours to remove
+        if names := [self.keys.siblings(*pair) for pair in itertools.combinations(range(len(sizes)), 2)]:
+            self._client.unlink(*names)
         ours = self._description.dictionaries
         for layer, size in enumerate(sizes):
             first = ours[layer] if layer < len(ours) else 0
