@@ -12,6 +12,7 @@ from engine.corpus.segment import Piece
 from engine.counts.clusters import cluster_segment
 from engine.counts.part import StatePart
 from engine.counts.shape import RunShape
+from engine.counts.siblings import Siblings
 from engine.counts.watched import Watched
 from engine.encoder.batch import SparseBatch
 from engine.encoder.encoded import SetAside
@@ -111,11 +112,15 @@ def _assert_equal(value: object, other: object, name: str) -> None:
 
 
 def zero(kind: type[StatePart], shape: RunShape, place: tuple[int, ...]) -> StatePart:
-    """A zero part that has something to count: every pair is watched from the start."""
+    """A zero part that has something to count: every pair is watched from the start, and every feature is a parent."""
     part = kind.zero(shape, place)
     if isinstance(part, Watched):
         up, down = (shape.dictionaries[layer] for layer in place)
         part.pin(*np.indices((up, down)).reshape(2, -1), position=0, tokens=0)
+    if isinstance(part, Siblings):
+        up, down = (shape.dictionaries[layer] for layer in place)
+        groups = [(parent, *range(parent % 2, min(down, parent % 2 + 8))) for parent in range(up)]
+        part.choose(groups, [frozenset(group[1:]) for group in groups], tokens=0, limit=up)
     return part
 
 

@@ -81,6 +81,7 @@ def test_a_checkpoint_has_a_file_per_layer_pair_and_part(tmp_path: Path) -> None
         *(f"marginals-{layer}" for layer in range(3)),
         *(f"strongest-{layer}" for layer in range(3)),
         *(f"pairs-{up}-{down}" for up, down in PAIRS),
+        *(f"siblings-{up}-{down}" for up, down in PAIRS),
         *(f"watched-{up}-{down}" for up, down in PAIRS),
     }
 
@@ -127,7 +128,7 @@ def test_whatever_file_is_damaged_wherever_the_one_before_is_used(
     good = tmp_path / "good"
     saved(good, 3, 8)
     broken = [path for path in files(good) if path.relative_to(good).parts[0].startswith("00000002")]
-    assert len(broken) == 1 + 1 + 3 * 5
+    assert len(broken) == 1 + 1 + 3 * 6
     for path in broken:
         if path.suffix == ".manifest" and damage is remove:
             continue  # without its manifest a checkpoint was never finished

@@ -166,7 +166,7 @@ def test_states_merge_to_the_state_of_one_pass(way: tuple[list[list[list[int]]],
 
 
 def test_every_kind_of_part_says_what_it_counts_in_public_attributes() -> None:
-    assert KINDS == ["corpora", "ledger", "marginals", "pairs", "strongest", "watched"]
+    assert KINDS == ["corpora", "ledger", "marginals", "pairs", "siblings", "strongest", "watched"]
     for kind in KINDS:
         part_class = StatePart.registered[kind]
         shape = SHAPES["every threshold 0"]

@@ -38,8 +38,8 @@ class Siblings(FramedPart):
         children: int32 `[G, 8]`, downstream features, ascending, then −1 for empty slots.
         counted_from: int64 `[G]`, the tokens that were counted when the group was chosen.
         idle: int64 `[G]`, choices since the group was last among the chosen.
-        cells: int64 `[G, 512]`, tokens since then by the features that are active: bit c of a cell's number for the child in slot c,
-            bit 8 for the parent. The sum of a row is the tokens.
+        cells: int64 `[G, 512]`, tokens since then by the features that are active: bit c of a cell's number is for the child in
+            slot c, bit 8 for the parent. The sum of a row is the tokens.
     """
 
     kind = "siblings"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PARENT_BIT = 8
+SLOTS = 8
+"""Children of a group at most, and the bit of the parent."""
 
 
 class SiblingGroup:
@@ -28,7 +29,7 @@ class SiblingGroup:
         self.tokens = int(tokens.sum())
         self._counts = tokens.astype(np.int64)
         self._on = (cell.astype(np.int64)[:, None] >> np.arange(len(self.children))) & 1 > 0  # bool [n, C]
-        self._on_parent = (cell.astype(np.int64) >> PARENT_BIT) & 1 > 0
+        self._on_parent = (cell.astype(np.int64) >> SLOTS) & 1 > 0
 
     @property
     def parent_count(self) -> int:

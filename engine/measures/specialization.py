@@ -56,6 +56,14 @@ class Bounds(NamedTuple):
     upper: float
 
 
+class Shares(NamedTuple):
+    """What decides over exclusion and coverage; see `Specialization`."""
+
+    shared: Bounds
+    overlap: Bounds
+    coverage: Bounds
+
+
 class Specialization(NamedTuple):
     """A parent with its children.
 
@@ -128,8 +136,9 @@ def specializations(
         for parent, candidates in _by_parent(edges, chosen):
             n_p = int(n_up[parent])
             if len(candidates) >= 2 and edges.joint[candidates].sum() >= coverage * n_p:
-                counted = siblings and siblings.get(pair)
-                group = counted.best(parent, edges.down[candidates].tolist(), min_support) if counted else None
+                group = None
+                if siblings is not None and pair in siblings:
+                    group = siblings[pair].best(parent, edges.down[candidates].tolist(), min_support)
                 item = _find(overlaps, _Parent(pair, parent, n_p, candidates), group, max_overlap, coverage, min_support)
                 if item is not None:
                     found.append(item)
@@ -196,7 +205,8 @@ def _choose_counted(graph: FeatureGraph, parent: _Parent, group: SiblingGroup, m
     if len(taken) < 2:
         return None
     overlap, covered = group.overlap(children) / since, group.union_within(children) / since
-    return _item(graph, parent, taken, *(Bounds(one, one) for one in (shared, overlap, covered)), group)
+    exact = Shares(*(Bounds(one, one) for one in (shared, overlap, covered)))
+    return _item(graph, parent, taken, exact, group)
 
 
 def _choose(overlaps: Overlaps, parent: _Parent, share: Callable[[int, int], bool], max_overlap: float) -> Specialization | None:
@@ -221,22 +231,14 @@ def _choose(overlaps: Overlaps, parent: _Parent, share: Callable[[int, int], boo
     least, largest = max(least, total - n_p), float(edges.joint[taken].max())
     covered = Bounds(max(largest, total - most) / n_p, min(1.0, (total - least) / n_p))
     overlap = Bounds(least / n_p, min(most, total - largest) / n_p)
-    return _item(overlaps.graph, parent, taken, shared, overlap, covered, None)
+    return _item(overlaps.graph, parent, taken, Shares(shared, overlap, covered), None)
 
 
-def _item(
-    graph: FeatureGraph,
-    parent: _Parent,
-    taken: list[int],
-    shared: Bounds,
-    overlap: Bounds,
-    covered: Bounds,
-    counted: SiblingGroup | None,
-) -> Specialization:
+def _item(graph: FeatureGraph, parent: _Parent, taken: list[int], shares: Shares, counted: SiblingGroup | None) -> Specialization:
     edges, at = graph.edges[parent.pair], np.array(taken, np.int64)
     joint = edges.joint[at]
     necessity = joint / graph.layers[parent.pair[1]].count[edges.down[at]]
-    return Specialization(parent.pair, parent.index, parent.count, at, joint, necessity, shared, overlap, covered, counted)
+    return Specialization(parent.pair, parent.index, parent.count, at, joint, necessity, *shares, counted)
 
 
 def _within(overlaps: Overlaps, pair: Pair, n_p: int, one: tuple[int, int], other: tuple[int, int]) -> Bounds:

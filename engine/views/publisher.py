@@ -186,7 +186,8 @@ class Publisher:
         )
         swept = time.perf_counter()
         everything = self._published is None
-        written, size = self._write_records(state, sweep, version)
+        written, size = self._write_records(sweep, version)
+        self._write_siblings(state, sweep, version)
         wrote = time.perf_counter()
         snapshot = Snapshot(
             version=str(version),
@@ -214,27 +215,29 @@ class Publisher:
         log.debug("snapshot %s: %d tokens, %d of %d records in %.3f s", version, sweep.tokens, written, features, done - began)
         return Published(snapshot.version, sweep.tokens, features, written, size, seconds)
 
-    def _write_records(self, state: State, sweep: Sweep, version: Version) -> tuple[int, int]:
+    def _write_records(self, sweep: Sweep, version: Version) -> tuple[int, int]:
         """Write what changed; how many records and bytes that was."""
         written, size = 0, 0
-        for chunk in _chunks(itertools.chain(self._changed_records(sweep), self._changed_siblings(state, sweep))):
+        for chunk in _chunks(self._changed_records(sweep)):
             keys = [self.keys.marker, self.keys.snapshot, *(key for key, _ in chunk)]
             self._require(self._write(keys=keys, args=[str(self._epoch), version.order, *(packed for _, packed in chunk)]))
             written += len(chunk)
             size += sum(len(packed) for _, packed in chunk)
         return written, size
 
+    def _write_siblings(self, state: State, sweep: Sweep, version: Version) -> None:
+        """Write the sibling groups of every layer pair; they change where a segment ends, and with what is chosen there."""
+        if self._published is not None and self._published.revision == sweep.revision:
+            return
+        for chunk in _chunks((self.keys.siblings(*pair), pack_siblings(part)) for pair, part in state.siblings.items()):
+            keys = [self.keys.marker, self.keys.snapshot, *(key for key, _ in chunk)]
+            self._require(self._write(keys=keys, args=[str(self._epoch), version.order, *(packed for _, packed in chunk)]))
+
     def _changed_records(self, sweep: Sweep) -> Iterator[tuple[str, bytes]]:
         for layer, dirty in enumerate(sweep.dirty(self._published)):
             if dirty.any():
                 for index, packed in sweep.records(layer, dirty):
                     yield self.keys.feature(layer, index), packed
-
-    def _changed_siblings(self, state: State, sweep: Sweep) -> Iterator[tuple[str, bytes]]:
-        """They change where a segment ends, and in what is chosen there."""
-        if self._published is None or self._published.revision != sweep.revision:
-            for pair, part in state.siblings.items():
-                yield self.keys.siblings(*pair), pack_siblings(part)
 
     def _heartbeat(
         self, status: StatusRecord, uploads: Sequence[UploadRecord], convergence: ConvergenceRecord | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from engine.measures.siblings import SiblingGroups
+from engine.measures.siblings import SLOTS, SiblingGroups
 
 if TYPE_CHECKING:
     from engine.counts.siblings import Siblings
@@ -51,7 +51,7 @@ def unpack_siblings(packed: bytes) -> tuple[tuple[int, int], SiblingGroups]:
     columns = {name: np.frombuffer(getattr(record, name), kind) for name, kind in _TYPES.items()}
     groups = SiblingGroups.of(
         columns["parent"],
-        columns["children"].reshape(len(columns["parent"]), -1),
+        columns["children"].reshape(-1, SLOTS),
         columns["counted_from"],
         (columns["group"], columns["cell"], columns["tokens"]),
     )
