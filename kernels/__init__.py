@@ -1,5 +1,5 @@
 """What everything rests on: dense → sparse, sparse → pair tables, best k of every row and column, strongest activations, moments
-of pairs, truth tables of siblings, top lists of the two halves, bounds.
+of pairs, siblings and their truth tables, top lists of the two halves, bounds.
 
 compact and accumulate have one signature and three implementations: Triton for CUDA (`kernels.gpu`), numba for the CPU
 (`kernels.cpu`), and a slow obvious reference (`kernels.reference`); `kernels.dispatch` picks by device. The others work on the
@@ -10,7 +10,7 @@ from kernels.cpu.best import BestCells
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
 from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
-from kernels.cpu.sibling_cells import CELLS, SIBLINGS, sibling_cells
+from kernels.cpu.siblings import CELLS, SIBLINGS, likely_children, sibling_cells
 from kernels.cpu.strongest import StrongestLists
 from kernels.csr import Csr
 from kernels.dispatch import accumulate, compact
@@ -31,6 +31,7 @@ __all__ = [
     "compact",
     "feature_totals",
     "half_lists",
+    "likely_children",
     "make_runs",
     "pearson_bounds",
     "sibling_cells",

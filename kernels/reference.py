@@ -76,6 +76,18 @@ def sibling_cells(up: np.ndarray, down: np.ndarray, parents: np.ndarray, childre
     return cells
 
 
+def likely_children(
+    counts: np.ndarray, least: np.ndarray, most: np.ndarray, needed: np.ndarray, covered: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and joint count int64 of the cells in [least, most) of their row and at least what their column needs, of rows
+    with two or more of them that add up to `covered`."""
+    joint = counts.sum(axis=2, dtype=np.int64)
+    kept = (joint >= least[:, None]) & (joint < most[:, None]) & (joint >= needed)
+    kept &= ((kept.sum(axis=1) >= 2) & ((joint * kept).sum(axis=1) >= covered))[:, None]
+    row, column = np.nonzero(kept)
+    return row, column, joint[row, column]
+
+
 def strongest(entries: Iterable[tuple[int, float, int, int]], features: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """values float32, positions int64 and documents int64, each [features, k], of entries (feature, value, position, document).
 

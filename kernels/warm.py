@@ -19,6 +19,7 @@ from kernels import (
     compact,
     feature_totals,
     half_lists,
+    likely_children,
     make_runs,
     pearson_bounds,
     sibling_cells,
@@ -36,6 +37,7 @@ def warm() -> None:
             up_limits, down_limits = (limits if limited else None for limited in (up_limited, down_limited))
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
         half_lists(counts.numpy(), active, active, 1, 1, 1)
+        likely_children(counts.numpy(), *(active[:, 0] for _ in range(4)))
     cell = np.zeros(1, np.int64)
     best, at = BestCells(1, 1, 1), (cell.astype(np.int32), cell.astype(np.int32), cell)
     best.offer(*at, np.zeros(1))

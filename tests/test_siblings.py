@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from counts_stream import sparse
 from views_rig import Rig, private_redis, publish
 
@@ -22,7 +23,7 @@ from engine.views import siblings as choice
 from engine.views.connection import connect
 from engine.views.keys import Keys
 from engine.views.siblings import choose_siblings
-from kernels import CELLS, SIBLINGS, Runs, make_runs, reference, sibling_cells
+from kernels import CELLS, SIBLINGS, Runs, likely_children, make_runs, reference, sibling_cells
 from tests.relation_graphs import graph_from
 
 THRESHOLD = 0.4
@@ -71,6 +72,22 @@ def test_the_cells_of_every_group_are_those_of_the_reference(tokens: int, thresh
         expected = reference.sibling_cells(*(dense > (threshold or 0) for dense in layers), parents, children)
         assert np.array_equal(cells, times * expected)
     assert (cells.sum(axis=1) == 2 * tokens).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("rows", [0, 1, 700], ids=["no row", "one row", "more cells than there is room for at first"])
+def test_likely_children_are_those_of_the_reference(rows: int, dtype: type) -> None:
+    rng = np.random.default_rng(rows)
+    counts = rng.integers(0, 40, (rows, 23, 2)).astype(dtype)
+    least, most = rng.integers(5, 30, rows), rng.integers(40, 90, rows)
+    needed, covered = rng.integers(0, 50, 23), rng.integers(0, 900, rows)
+    found = likely_children(counts, least, most, needed, covered)
+    expected = reference.likely_children(counts, least, most, needed, covered)
+    on_device = choice.on_device(torch.from_numpy(counts), [slice(0, 7), slice(7, rows)], least, most, needed, covered)
+    for parts in zip(found, on_device, expected, strict=True):
+        assert np.array_equal(parts[0], parts[2]) and np.array_equal(parts[1], parts[2])
+    if rows == 700:
+        assert len(found[0]) > 4096 and len(set(found[0])) < rows
 
 
 @pytest.mark.parametrize(

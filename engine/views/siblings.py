@@ -6,15 +6,17 @@ whole numbers: a replay chooses the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from engine.counts.siblings import Group, Siblings
-from kernels import SIBLINGS
+from engine.counts.siblings import Siblings
+from kernels import SIBLINGS, likely_children
 from kernels.cpu.threads import run_each
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ MOST_GROUPS = 2_000
 
 MIN_SUPPORT = 10
 
-_BLOCK_CELLS = 1 << 20
-
 
 def choose_siblings(state: State) -> None:
     """Choose anew from what is counted, for the segments to come."""
@@ -47,31 +47,43 @@ def choose_siblings(state: State) -> None:
 
 
 def _choose(state: State, part: Siblings, n_up: np.ndarray, n_down: np.ndarray) -> None:
-    table = state.pairs[part.place[0], part.place[1]]
-    found: list[tuple[int, Group, frozenset[int]]] = []
-    for parent, children, joint in _candidates(table, n_up, n_down):
-        if len(children) < 2 or joint.sum() < COVERAGE * n_up[parent]:
-            continue
-        order = np.lexsort((children, -joint))[:SIBLINGS]
-        children, joint = children[order], joint[order]
-        sure = (joint >= np.ceil(SURE_NECESSITY * n_down[children])) & (joint >= np.ceil(SURE_SHARE * n_up[parent]))
-        found.append((int(n_up[parent]), (parent, *sorted(children.tolist())), frozenset(children[sure].tolist())))
-    found.sort(key=lambda one: (-one[0], one[1]))  # most data first
-    part.choose([group for _, group, _ in found], [sure for _, _, sure in found], tokens=state.tokens, limit=MOST_GROUPS)
+    parent, child, joint = _children(state.pairs[part.place[0], part.place[1]], n_up, n_down)
+    order = np.lexsort((child, -joint, parent))  # a parent's largest children first
+    parent, child, joint = parent[order], child[order], joint[order]
+    sure = (joint >= SURE_NECESSITY * n_down[child]) & (joint >= SURE_SHARE * n_up[parent])
+    firsts = np.flatnonzero(np.diff(parent, prepend=-1))
+    ends = np.minimum(np.append(firsts[1:], len(parent)), firsts + SIBLINGS)
+    children, about = child.tolist(), sure.tolist()
+    found = [
+        ((index, *sorted(children[first:end])), frozenset(itertools.compress(children[first:end], about[first:end])))
+        for index, first, end in zip(parent[firsts].tolist(), firsts.tolist(), ends.tolist(), strict=True)
+    ]
+    found.sort(key=lambda one: -n_up[one[0][0]])  # most data first; of equal ones the smaller index, as they come
+    part.choose([group for group, _ in found], [needed for _, needed in found], tokens=state.tokens, limit=MOST_GROUPS)
 
 
-def _candidates(table: PairTable, n_up: np.ndarray, n_down: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(parent, children int64, joint counts int64) of every upstream feature that has a child, block by block of the table."""
-    device = table.counts.device
-    least_up = torch.from_numpy(np.maximum(MIN_SUPPORT, np.ceil(SHARE * n_up)).astype(np.int64)).to(device)
-    most_up = torch.from_numpy(np.ceil(MOST_SHARE * n_up).astype(np.int64)).to(device)
-    least_down = torch.from_numpy(np.ceil(NECESSITY * n_down).astype(np.int64)).to(device)
-    for block in table.blocks_of(max(1, _BLOCK_CELLS // len(n_down))):
-        halves = table.counts[block]
-        joint = halves[:, :, 0] + halves[:, :, 1]
-        children = (joint >= least_up[block, None]) & (joint < most_up[block, None]) & (joint >= least_down)
-        rows, columns = children.nonzero(as_tuple=True)
-        counts = joint[rows, columns].cpu().numpy()
-        rows, columns = rows.cpu().numpy() + block.start, columns.cpu().numpy()
-        for group in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows)) + 1) if len(rows) else ():
-            yield int(rows[group[0]]), columns[group], counts[group]
+def _children(table: PairTable, n_up: np.ndarray, n_down: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parent, child and joint count, int64 `[n]`, of every cell that a group may be of, by parent."""
+    least = np.maximum(MIN_SUPPORT, np.ceil(SHARE * n_up)).astype(np.int64)
+    most, covered = (np.ceil(share * n_up).astype(np.int64) for share in (MOST_SHARE, COVERAGE))
+    needed = np.ceil(NECESSITY * n_down).astype(np.int64)
+    if table.counts.device.type == "cpu":
+        return likely_children(table.counts.numpy(), least, most, needed, covered)
+    return on_device(table.counts, table.blocks(), least, most, needed, covered)
+
+
+def on_device(
+    counts: Tensor, blocks: Sequence[slice], least: np.ndarray, most: np.ndarray, needed: np.ndarray, covered: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`kernels.likely_children` of a table wherever it is, block by block: only what is found comes over to the host."""
+    found = [np.empty((3, 0), np.int64)]
+    for block in blocks:
+        joint = counts[block].sum(dim=2)
+        limits = (torch.from_numpy(array).to(joint.device) for array in (least[block, None], most[block, None], needed))
+        low, high, of_child = limits
+        kept = (joint >= low) & (joint < high) & (joint >= of_child)
+        kept &= ((kept.sum(dim=1) >= 2) & ((joint * kept).sum(dim=1) >= torch.from_numpy(covered[block]).to(joint.device)))[:, None]
+        rows, columns = kept.nonzero(as_tuple=True)
+        found.append(torch.stack([rows + block.start, columns, joint[rows, columns]]).cpu().numpy())
+    parent, child, joint = np.concatenate(found, axis=1)
+    return parent, child, joint
