@@ -32,8 +32,8 @@ class Activations:
 
     def __init__(self, batches: Sequence[SparseBatch], sizes: Sequence[int]) -> None:
         positions = np.concatenate([batch.positions for batch in batches])
-        place = np.empty(len(positions), np.int64)
-        place[np.argsort(positions, kind="stable")] = np.arange(len(positions))
+        place = np.empty(len(positions), np.int32)
+        place[np.argsort(positions, kind="stable")] = np.arange(len(positions), dtype=np.int32)
         self.tokens, self.sizes = len(positions), tuple(sizes)
         self._layers = []
         for layer in range(len(sizes)):

@@ -29,7 +29,6 @@ from benchmarks.relation_run import Run
 from engine.analysis import answers
 from engine.measures.siblings import told_of
 from engine.views.relation_answers import (
-    KINDS,
     FlowAnswer,
     FlowItemAnswer,
     Kind,
@@ -40,6 +39,9 @@ from engine.views.relation_answers import (
     SpecializationAnswer,
 )
 from engine.views.relations import FlowRequest, LineagesRequest, MatchingRequest, SpecializationsRequest
+
+_UPSTREAM: tuple[Kind, Kind] = ("passed", "disappeared")
+_DOWNSTREAM: tuple[Kind, Kind] = ("passed_into", "appeared")
 
 SAES = Path(engine.demo.__file__).parent / "saes"
 
@@ -80,11 +82,7 @@ def check_flow(run: Run, dense: dict[Pair, Tables], measure: str, threshold: flo
     items: dict[tuple[Pair, Kind], list[FlowItemAnswer]] = {}
     for found, (pair, table) in zip(answer.pairs, dense.items(), strict=True):
         score = scores(table, measure, threshold, support)
-        passed, disappeared, passed_into, appeared = KINDS
-        for axis, counts, with_partner, without in (
-            (1, table.up, passed, disappeared),
-            (0, table.down, passed_into, appeared),
-        ):
+        for axis, counts, with_partner, without in ((1, table.up, *_UPSTREAM), (0, table.down, *_DOWNSTREAM)):
             what = f"{run.corpus}, {measure} ≥ {threshold:g}, layers {pair[0]} → {pair[1]}"
             partnered, live = (score > -np.inf).any(axis=axis), counts > 0
             for kind, chosen in ((with_partner, partnered), (without, ~partnered)):

@@ -89,7 +89,10 @@ def counted(corpus: str, texts: Sequence[str], segment_tokens: int = 65_536) -> 
             batches = []
             for number in range(loop.corpus.last + 1):
                 segment = loop.corpus.read(number)
-                assert loop.count(segment)
+                for units in loop.micro_batch.batches(segment):
+                    encoded = loop.encoder.encode(segment, units)
+                    loop.state.add(encoded.batch, encoded.set_aside)
+                    loop.batches.append(encoded.batch)
                 batches += loop.batches
                 loop.finish(segment)
             loop.publish("idle")
