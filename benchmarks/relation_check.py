@@ -40,8 +40,8 @@ from engine.views.relation_answers import (
 )
 from engine.views.relations import FlowRequest, LineagesRequest, MatchingRequest, SpecializationsRequest
 
-_UPSTREAM: tuple[Kind, Kind] = ("passed", "disappeared")
-_DOWNSTREAM: tuple[Kind, Kind] = ("passed_into", "appeared")
+_SIDES: tuple[tuple[int, Kind, Kind], ...] = ((1, "passed", "disappeared"), (0, "passed_into", "appeared"))
+"""Upstream and downstream features: the axis of their partners, and the kinds of features with a partner and without."""
 
 SAES = Path(engine.demo.__file__).parent / "saes"
 
@@ -82,10 +82,12 @@ def check_flow(run: Run, dense: dict[Pair, Tables], measure: str, threshold: flo
     items: dict[tuple[Pair, Kind], list[FlowItemAnswer]] = {}
     for found, (pair, table) in zip(answer.pairs, dense.items(), strict=True):
         score = scores(table, measure, threshold, support)
-        for axis, counts, with_partner, without in ((1, table.up, *_UPSTREAM), (0, table.down, *_DOWNSTREAM)):
+        for axis, with_partner, without in _SIDES:
+            kinds: tuple[Kind, Kind] = (with_partner, without)
+            counts = table.up if axis else table.down
             what = f"{run.corpus}, {measure} ≥ {threshold:g}, layers {pair[0]} → {pair[1]}"
             partnered, live = (score > -np.inf).any(axis=axis), counts > 0
-            for kind, chosen in ((with_partner, partnered), (without, ~partnered)):
+            for kind, chosen in zip(kinds, (partnered, ~partnered), strict=True):
                 group = getattr(found, kind)
                 for among, mask in (("live", live), ("all", np.ones(len(live), bool))):
                     told = getattr(group, among)

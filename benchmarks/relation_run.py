@@ -77,7 +77,8 @@ def counted(corpus: str, texts: Sequence[str], segment_tokens: int = 65_536) -> 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         redis = PrivateRedis(folder / "redis")
-        settings = load(data_dir=folder, redis_url=redis.start(), segment_tokens=segment_tokens)
+        # Two threads wait for each other at every layer: beside other programs that takes ten times as long as one alone.
+        settings = load(data_dir=folder, redis_url=redis.start(), segment_tokens=segment_tokens, threads=1)
         loop = None
         try:
             inbox = Inbox(folder / "inbox")
