@@ -84,9 +84,13 @@ def specialization(run: Run, item: SpecializationAnswer) -> str:
     """A parent whose children are counted, and a text for each child."""
     told = item.conditions.counted
     assert told is not None
-    children = " and ".join(f"{one.feature} ({one.share:.0%} of it, necessity {one.necessity:.2f})" for one in item.children)
-    counted = f"of {told.parent:,} tokens since token {told.counted_from:,} they cover {item.conditions.coverage.lower:.1%}"
-    shared = f"and share {max(pair.within for pair in told.pairs):,} ({item.conditions.shared.lower:.1%} of the smaller one)"
+    children = " and ".join(
+        f"{one.feature} ({100 * one.share:.0f} % of it, necessity {one.necessity:.2f})" for one in item.children
+    )
+    counted = f"of {told.parent:,} tokens since token {told.counted_from:,} they cover {100 * item.conditions.coverage.lower:.1f} %"
+    shared = (
+        f"and share {max(pair.within for pair in told.pairs):,} ({100 * item.conditions.shared.lower:.1f} % of the smaller one)"
+    )
     texts = "; ".join(both_fire(run, item.parent, one.feature, of=one.feature) for one in item.children)
     return f"{item.parent} ({item.count:,} tokens) → {children}; {counted} {shared}; {texts}"
 

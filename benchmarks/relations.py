@@ -103,10 +103,10 @@ def _flow_table(studies: list[Study], names: list[str]) -> str:
         for one in studies:
             flow, (answer, _) = one.flows["pearson"].answer.pairs[at], one.matching[pair]
             assert flow.passed.live.share is not None and answer.agreement is not None
-            cells.append(f"{flow.passed.live.count} ({flow.passed.live.share:.1%})")
+            cells.append(f"{flow.passed.live.count} ({100 * flow.passed.live.share:.1f} %)")
             for group in (flow.disappeared, flow.appeared):
                 cells.append(f"{100 * (group.live.share or 0):.1f} ({100 * (group.all.share or 0):.1f}) %")
-            cells.append(f"{answer.by_measure.matched}, {answer.agreement.share:.1%}")
+            cells.append(f"{answer.by_measure.matched}, {100 * answer.agreement.share:.1f} %")
         cells.append(" / ".join(str(len(only)) for only in passes_in_one(studies, pair)))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -129,7 +129,7 @@ def _summary(studies: list[Study], names: list[str]) -> str:
         for measure, (answer, _) in one.lineages.items():
             lengths = ", ".join(f"{row.count} of {row.length}" for row in answer.lengths if row.length > 1)
             rows.setdefault(f"lineages by layers, {measure} ≥ {THRESHOLD:g}", []).append(lengths)
-        passed = ", ".join(f"{pair.passed.live.share or 0:.0%}" for pair in one.flows["jaccard"].answer.pairs)
+        passed = ", ".join(f"{100 * (pair.passed.live.share or 0):.0f}" for pair in one.flows["jaccard"].answer.pairs) + " %"
         rows.setdefault(f"passed (live), jaccard ≥ {THRESHOLD:g}", []).append(passed)
         for question, found in ((STRICT, one.strict), (WIDE, one.wide)):
             name = f"specialisations, necessity ≥ {question.necessity:g}, coverage ≥ {question.coverage:g}"
