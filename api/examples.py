@@ -416,10 +416,22 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "conditions": {
                     "children": 2,
                     "necessity": 0.9459,
-                    "shared": {"lower": 0.0, "upper": 0.09},
-                    "exclusive": "shown",
-                    "overlap": {"lower": 0.0, "upper": 0.0315},
-                    "coverage": {"lower": 0.87, "upper": 0.9},
+                    "shared": {"lower": 0.0245, "upper": 0.0245},
+                    "exclusive": "exact",
+                    "overlap": {"lower": 0.0086, "upper": 0.0086},
+                    "coverage": {"lower": 0.8929, "upper": 0.8929},
+                    "counted": {
+                        "counted_from": 51_204,
+                        "tokens": 361_299,
+                        "parent": 2_800,
+                        "children": [
+                            {"feature": "4:12", "count": 1_610, "joint": 1_545},
+                            {"feature": "4:731", "count": 1_031, "joint": 979},
+                        ],
+                        "pairs": [{"a": "4:12", "b": "4:731", "joint": 25, "within": 24}],
+                        "union": 2_616,
+                        "union_within": 2_500,
+                    },
                 },
             }
         ],

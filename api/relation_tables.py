@@ -84,7 +84,7 @@ def specializations(answer: Any) -> RenderableType:
     """`GET /v1/specializations`."""
     head = Text.assemble(
         (f"{number(answer['total'])} specialisations", "bold"),
-        f", {number(answer['shown'])} of them shown to be exclusive; necessity ≥ {answer['threshold']:g}, coverage ≥ "
+        f", {number(answer['shown'])} of them certainly exclusive; necessity ≥ {answer['threshold']:g}, coverage ≥ "
         f"{answer['coverage']:g}, shared ≤ {answer['max_overlap']:g}, joint ≥ {answer['min_support']}, "
         f"{number(answer['snapshot']['tokens'])} tokens",
     )
@@ -94,14 +94,17 @@ def specializations(answer: Any) -> RenderableType:
     for item in answer["items"]:
         conditions = item["conditions"]
         children = ", ".join(f"{one['feature']} ({one['share']:.0%}, {one['necessity']:.2f})" for one in item["children"])
-        ends = [f"{bounds['lower']:.0%}–{bounds['upper']:.0%}" for bounds in (conditions["shared"], conditions["coverage"])]
+        exact = conditions["exclusive"] == "exact"
+        shares = conditions["shared"], conditions["coverage"]
+        ends = [f"{one['lower']:.1%}" if exact else f"{one['lower']:.0%}–{one['upper']:.0%}" for one in shares]
         table.add_row(item["parent"], number(item["count"]), children, *ends)
     parts: list[RenderableType] = [head]
     if answer["items"]:
         parts += [
             table,
             Text(
-                "shared: what two children have in common, of the smaller one, at least and at most. Not shown: a candidate.",
+                "shared: what two children have in common, of the smaller one: a number where joint counts are known, else at "
+                "least and at most, and then a candidate unless the upper end is small enough.",
                 style="dim",
             ),
         ]

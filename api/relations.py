@@ -138,9 +138,10 @@ async def specializations(
 ) -> Response[SpecializationsAnswer]:
     """A parent and at least two children in a later layer that imply it, exclude each other and cover it together.
 
-    Counts within one layer are not kept, so what children share, overlap and coverage are bounds: `exclusive` is "shown" where
-    the upper bound of `shared` is within `max_overlap`, and "bounded" where only the lower one is. Those that are shown come first;
-    the others are candidates, whose children may well overlap.
+    How often two children fire together is counted for parents that look like this, from a choice on: there `exclusive` is "exact",
+    and what children share, overlap and coverage are numbers over the tokens since (`counted`). Elsewhere they are bounds: "shown"
+    where the upper bound of `shared` is within `max_overlap`, "bounded" where only the lower one is. Those that are certain come
+    first; bounded ones are candidates, whose children may well overlap.
     """
     for name, value in (("threshold", threshold), ("coverage", coverage)):
         if not 0 < value <= 1:

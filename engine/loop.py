@@ -40,6 +40,7 @@ from engine.views.live import LiveQueries
 from engine.views.pins import NextSegment, PinQueries
 from engine.views.publisher import Publisher
 from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
+from engine.views.siblings import choose_siblings
 from engine.views.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ class Loop:
                 position = segment.first_position + segment.token_count
                 self.watch.choose(self.state, position)
                 choose_gates(self.state, clusters, position)
+                choose_siblings(self.state)
                 self.effects.update(self.state)
 
     def next_segment(self) -> NextSegment:

@@ -1,5 +1,6 @@
 """What everything rests on: dense → sparse, sparse → pair tables, best k of every row and column, strongest activations, moments
-of pairs, truth tables of gates and their scores, top lists of the two halves, bounds, projections of tokens and their sums.
+of pairs, truth tables of gates and of siblings, scores of gates, top lists of the two halves, bounds, projections of tokens and
+their sums.
 
 compact, accumulate, count_gate_cells and project have one signature and three implementations: for CUDA (`kernels.gpu`), numba for
 the CPU (`kernels.cpu`), and a slow obvious reference (`kernels.reference`); `kernels.dispatch` picks by device. The others work on
@@ -23,6 +24,7 @@ from kernels.cpu.gates import (
 )
 from kernels.cpu.half_lists import half_lists
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
+from kernels.cpu.siblings import CELLS, SIBLINGS, likely_children, sibling_cells
 from kernels.cpu.strongest import StrongestLists
 from kernels.cpu.window_sums import WINDOW_SUMS, add_window_sums
 from kernels.csr import Csr
@@ -31,11 +33,13 @@ from kernels.dispatch import accumulate, compact, count_gate_cells, project
 __all__ = [
     "ALPHA",
     "BET_PRIOR",
+    "CELLS",
     "EFFECT_BINS",
     "FEWEST_CANDIDATES",
     "MOST_CANDIDATES",
     "PEARSON_LEAST_EFFECT",
     "RANKED",
+    "SIBLINGS",
     "WINDOW_SUMS",
     "BestCells",
     "BlockMasks",
@@ -58,11 +62,13 @@ __all__ = [
     "cut_blocks",
     "feature_totals",
     "half_lists",
+    "likely_children",
     "make_runs",
     "mask_jaccard",
     "pearson_bounds",
     "project",
     "score_gates",
+    "sibling_cells",
     "silencers",
     "top_of_groups",
 ]

@@ -97,6 +97,28 @@ def best_cells(
     return found[0], found[1]
 
 
+def sibling_cells(up: np.ndarray, down: np.ndarray, parents: np.ndarray, children: np.ndarray) -> np.ndarray:
+    """Truth tables int64 [G, 512] of groups, from what is active, bool [T, Du] and [T, Dd]; children [G, 8] with −1 for none."""
+    cells = np.zeros((len(parents), 512), np.int64)
+    for group, (parent, slots) in enumerate(zip(parents, children, strict=True)):
+        for token in range(len(up)):
+            mask = sum(1 << slot for slot, child in enumerate(slots) if child >= 0 and down[token, child])
+            cells[group, mask + 256 * bool(up[token, parent])] += 1
+    return cells
+
+
+def likely_children(
+    counts: np.ndarray, least: np.ndarray, most: np.ndarray, needed: np.ndarray, covered: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and joint count int64 of the cells in [least, most) of their row and at least what their column needs, of rows
+    with two or more of them that add up to `covered`."""
+    joint = counts.sum(axis=2, dtype=np.int64)
+    kept = (joint >= least[:, None]) & (joint < most[:, None]) & (joint >= needed)
+    kept &= ((kept.sum(axis=1) >= 2) & ((joint * kept).sum(axis=1) >= covered))[:, None]
+    row, column = np.nonzero(kept)
+    return row, column, joint[row, column]
+
+
 def strongest(entries: Iterable[tuple[int, float, int, int]], features: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """values float32, positions int64 and documents int64, each [features, k], of entries (feature, value, position, document).
 

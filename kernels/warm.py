@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from kernels import (
+    CELLS,
     RANKED,
+    SIBLINGS,
     BestCells,
     Features,
     Gates,
@@ -25,11 +27,13 @@ from kernels import (
     cut_blocks,
     feature_totals,
     half_lists,
+    likely_children,
     make_runs,
     mask_jaccard,
     pearson_bounds,
     project,
     score_gates,
+    sibling_cells,
     silencers,
     top_of_groups,
 )
@@ -48,6 +52,7 @@ def warm() -> None:
             cells, parents = torch.zeros(3, 4, dtype=count_type), torch.zeros(3, 1, dtype=torch.int32)
             count_gate_cells(batch, batch, up_limits, down_limits, 3, parents, cells)
         half_lists(counts.numpy(), active, active, 1, 1, 1)
+        likely_children(counts.numpy(), *(active[:, 0] for _ in range(4)))
     one = np.ones(1, np.float32)
     added = np.zeros((1, 2), np.int64), np.zeros((1, 7)), np.zeros((1, 1))
     add_window_sums(np.zeros(1, np.int64), one[None], np.zeros(1, np.int64), np.zeros(1, np.int32), (one, one, one), *added)
@@ -74,6 +79,7 @@ def warm() -> None:
     mask_jaccard(masks, cell, cell)
     top_of_groups(cell, cell, np.zeros(1), 1, 1)
     silencers(np.arange(2), (offsets.astype(np.int64), features, values), None, runs, runs, cell, cell, 3.5, 1)
+    sibling_cells(runs, runs, pair, np.full((1, SIBLINGS), -1, np.int32), 2, np.zeros((1, CELLS), np.int64))
 
 
 if __name__ == "__main__":

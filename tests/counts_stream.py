@@ -14,6 +14,7 @@ from engine.counts.gate_tables import GateTables
 from engine.counts.gates import NominatedGates
 from engine.counts.part import StatePart
 from engine.counts.shape import LayerPair, RunShape
+from engine.counts.siblings import Siblings
 from engine.counts.watched import Watched
 from engine.encoder.batch import SparseBatch
 from engine.encoder.encoded import SetAside
@@ -150,7 +151,8 @@ def _assert_equal(value: object, other: object, name: str) -> None:
 
 
 def zero(kind: type[StatePart], shape: RunShape, place: tuple[int, ...]) -> StatePart:
-    """A zero part that has something to count: every pair is watched from the start, every child has candidates and four gates."""
+    """A zero part that has something to count from the start: every pair is watched, every child has candidates and four gates, and
+    every feature is the parent of siblings."""
     part = kind.zero(shape, place)
     if isinstance(part, Watched):
         up, down = (shape.dictionaries[layer] for layer in place)
@@ -162,6 +164,10 @@ def zero(kind: type[StatePart], shape: RunShape, place: tuple[int, ...]) -> Stat
         each, number = np.repeat(children, 4), np.tile(np.arange(4), len(children))
         parents = np.tile(np.array([[1, 2, -1], [2, 3, -1], [1, 4, -1], [2, 3, 4]], np.int32), (len(children), 1))
         part.nominate(each, number, number, parents, parents[:, 0], position=0, tokens=0)
+    if isinstance(part, Siblings):
+        up, down = (shape.dictionaries[layer] for layer in place)
+        groups = [(parent, *range(parent % 2, min(down, parent % 2 + 8))) for parent in range(up)]
+        part.choose(groups, [frozenset(group[1:]) for group in groups], tokens=0, limit=up)
     return part
 
 

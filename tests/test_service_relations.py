@@ -20,7 +20,7 @@ from tests.service import Service, eventually, pack_frame, serving, sparse
 
 SIZES = (14, 12, 13)
 PAIRS = [(0, 1), (1, 2)]
-DOCUMENTS = 30
+DOCUMENTS, FIRST = 30, 10
 LIVED, GONE, NEVER, RARE, PARENT, HALVED = 1, 2, 3, 4, 6, 7  # of layer 0
 BORN, CHILDREN = 5, (8, 9, 10)  # of layer 1
 
@@ -63,7 +63,8 @@ SUPPORT = 10
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("relations"), "--dictionary", ",".join(map(str, SIZES))) as running:
         frames = [pack_frame(f"document {at}", [sparse(layer) for layer in document]) for at, document in enumerate(CORPUS)]
-        running.until_counted(running.push(b"".join(frames)))
+        for part in (frames[:FIRST], frames[FIRST:]):  # what is chosen after the first part is judged by the second
+            running.until_counted(running.push(b"".join(part)))
         eventually("relations are of all tokens", lambda: running.get("/v1/flow")["snapshot"]["tokens"] == len(DENSE[0]))
         yield running
 
@@ -169,12 +170,34 @@ def test_the_planted_specialisation_is_found_with_the_numbers_of_its_four_condit
         assert child["counts"] == {"up": int(parent.sum()), "down": int(children[:, at].sum()), "joint": joint}
         assert (child["necessity"], child["share"]) == (1.0, joint / parent.sum())
     conditions = item["conditions"]
-    assert (conditions["children"], conditions["necessity"], conditions["overlap"]["lower"]) == (3, 1.0, 0.0)
-    covered = children.any(1)[parent].mean()
-    assert covered == 1 and conditions["coverage"]["upper"] == 1
-    assert conditions["coverage"]["lower"] <= covered
-    assert (conditions["exclusive"] == "shown") == (conditions["shared"]["upper"] <= answer["max_overlap"])
-    assert answer["shown"] == sum(one["conditions"]["exclusive"] == "shown" for one in answer["items"])
+    since = sum(len(document[0]) for document in CORPUS[:FIRST])
+    later, within = children[since:, order], children[since:, order] & parent[since:, None]
+    features = [child["feature"] for child in item["children"]]
+    assert conditions["counted"] == {
+        "counted_from": since,
+        "tokens": len(parent) - since,
+        "parent": int(parent[since:].sum()),
+        "children": [
+            {"feature": feature, "count": int(later[:, at].sum()), "joint": int(within[:, at].sum())}
+            for at, feature in enumerate(features)
+        ],
+        "pairs": [
+            {"a": features[a], "b": features[b], "joint": int((later[:, a] & later[:, b]).sum()), "within": 0}
+            for a, b in itertools.combinations(range(3), 2)
+        ],
+        "union": int(later.any(1).sum()),
+        "union_within": int(within.any(1).sum()),
+    }
+    covered = within.any(1).sum() / parent[since:].sum()
+    assert covered == 1 and not (within.sum(1) > 1).any()
+    assert (conditions["children"], conditions["necessity"], conditions["exclusive"]) == (3, 1.0, "exact")
+    assert conditions["coverage"] == {"lower": covered, "upper": covered}
+    assert conditions["shared"] == conditions["overlap"] == {"lower": 0.0, "upper": 0.0}
+    for one in answer["items"]:
+        kind, limit = one["conditions"]["exclusive"], answer["max_overlap"]
+        assert (kind in ("exact", "shown")) == (one["conditions"]["shared"]["upper"] <= limit)
+        assert (one["conditions"]["counted"] is not None) == (kind == "exact")
+    assert answer["shown"] == sum(one["conditions"]["exclusive"] != "bounded" for one in answer["items"])
     assert f"0:{LIVED}" not in found and f"0:{HALVED}" not in found
 
 

@@ -5,6 +5,7 @@ Each returns the answer without items, and all its items (at most `MOST_ITEMS`),
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from engine.measures import relations as measured
 from engine.measures.hidden import is_hidden
 from engine.measures.matching import agreement, assign
 from engine.measures.relations import FeatureGraph, FlowSide, Lineage, Pair
+from engine.measures.siblings import SiblingGroup
 from engine.measures.specialization import MIN_SHARE, Specialization, specializations
 from engine.views.answers import CountsAnswer, name, snapshot_answer
 from engine.views.hidden import why_not
@@ -28,6 +30,8 @@ from engine.views.relation_answers import (
     BoundsAnswer,
     ChildAnswer,
     ConditionsAnswer,
+    CountedAnswer,
+    CountedChildAnswer,
     DataFreeAnswer,
     FlowAnswer,
     FlowGroupAnswer,
@@ -46,6 +50,7 @@ from engine.views.relation_answers import (
     MatchAnswer,
     MatchedAnswer,
     MatchingAnswer,
+    SiblingPairAnswer,
     SpanAnswer,
     SpecializationAnswer,
     SpecializationsAnswer,
@@ -250,6 +255,7 @@ def specialized(whole: Whole, request: SpecializationsRequest) -> tuple[Speciali
         coverage=request.coverage,
         max_overlap=request.max_overlap,
         min_support=request.min_support,
+        siblings=whole.siblings,
     )
     answer = SpecializationsAnswer(
         measure="necessity",
@@ -284,9 +290,10 @@ def _specialization(graph: FeatureGraph, item: Specialization, max_overlap: floa
         children=len(children),
         necessity=float(item.necessity.min()),
         shared=BoundsAnswer(lower=item.shared.lower, upper=item.shared.upper),
-        exclusive="shown" if item.shared.upper <= max_overlap else "bounded",
+        exclusive="exact" if item.counted else "shown" if item.shared.upper <= max_overlap else "bounded",
         overlap=BoundsAnswer(lower=item.overlap.lower, upper=item.overlap.upper),
         coverage=BoundsAnswer(lower=item.coverage.lower, upper=item.coverage.upper),
+        counted=item.counted and _counted(item.counted, down, of_children.tolist()),
     )
     return SpecializationAnswer(
         parent=name((up, item.parent)),
@@ -295,6 +302,24 @@ def _specialization(graph: FeatureGraph, item: Specialization, max_overlap: floa
         children_layer=down,
         children=children,
         conditions=conditions,
+    )
+
+
+def _counted(group: SiblingGroup, layer: int, children: list[int]) -> CountedAnswer:
+    return CountedAnswer(
+        counted_from=group.counted_from,
+        tokens=group.tokens,
+        parent=group.parent_count,
+        children=[
+            CountedChildAnswer(feature=name((layer, child)), count=group.count(child), joint=group.joint(child))
+            for child in children
+        ],
+        pairs=[
+            SiblingPairAnswer(a=name((layer, a)), b=name((layer, b)), joint=group.both(a, b), within=group.both_within(a, b))
+            for a, b in itertools.combinations(children, 2)
+        ],
+        union=group.union(children),
+        union_within=group.union_within(children),
     )
 
 

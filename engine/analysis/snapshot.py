@@ -1,19 +1,21 @@
 """A whole snapshot out of Redis, as the graph that relations are computed on.
 
 1. Take pointer and run description in one read: they belong together.
-2. Read every feature's record *at that version*, 100 a call, while the engine goes on publishing. Redis keeps two versions of a
-   record, so a version can be read until the next but one is being written; a record that is gone by then says so, and the read
-   begins again at the newest version. Nothing is unpacked before all of it is here, which keeps that window short.
-3. Unpack into arrays: a layer's counts, and per layer pair the union of both directions' lists, each pair of features once, with
-   the intervals of those that are watched.
+2. Read every feature's record *at that version*, and every layer pair's siblings, 100 a call, while the engine goes on publishing.
+   Redis keeps two versions of a record, so a version can be read until the next but one is being written; a record that is gone by
+   then says so, and the read begins again at the newest version. Nothing is unpacked before all of it is here, which keeps that
+   window short.
+3. Unpack into arrays: a layer's counts, and per layer pair the union of both directions' lists, each pair of features once,
+   with the intervals of those that are watched.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import msgspec
@@ -23,10 +25,12 @@ import redis
 from engine.encoder.description import RunDescription
 from engine.errors import NotReady
 from engine.measures.relations import Edges, FeatureGraph, LayerCounts, Pair
+from engine.measures.siblings import SiblingGroups
 from engine.views import scripts
 from engine.views.hidden import BLOCK, HIDDEN, HiddenRecord
 from engine.views.keys import Keys
 from engine.views.records import INTERVAL, NEIGHBOR, ORDER_DIGITS, FeatureRecord, NeighborTable, Snapshot
+from engine.views.sibling_record import unpack_siblings
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class Whole:
     graph: FeatureGraph
     watched: Mapping[Pair, WatchedEdges]
     hidden: dict[Pair, np.ndarray]
+    siblings: Mapping[Pair, SiblingGroups] = field(default_factory=dict)
 
 
 class SnapshotReader:
@@ -86,9 +91,10 @@ class SnapshotReader:
             run = RunDescription.from_bytes(packed)
             records = self._records(run.dictionaries, order)
             hidden = None if records is None else self._hidden(records, run.dictionaries, order)
-            if records is not None and hidden is not None:
+            siblings = None if records is None else self._siblings(_pairs(records, run.dictionaries), order)
+            if records is not None and hidden is not None and siblings is not None:
                 graph, watched = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
-                return Whole(snapshot, run, graph, watched, hidden)
+                return Whole(snapshot, run, graph, watched, hidden, dict(map(unpack_siblings, siblings)))
             log.info("snapshot %s was replaced while it was read", snapshot.version)
         raise NotReady(f"{_ATTEMPTS} snapshots in a row were replaced while they were read: the machine is busy", retry_after=5)
 
@@ -121,6 +127,21 @@ class SnapshotReader:
                 return None
             records += there
         return records
+
+    def _siblings(self, pairs: Sequence[Pair], order: str) -> list[bytes] | None:
+        """The packed sibling groups of all layer pairs; None when one is not there at this version any more."""
+        if not pairs:
+            return []
+        found = cast("list[bytes | None]", self._read_at(keys=[self._keys.siblings(*pair) for pair in pairs], args=[order]))
+        there = [record for record in found if record is not None]
+        return there if len(there) == len(found) else None
+
+
+def _pairs(records: Sequence[bytes], dictionaries: Sequence[int]) -> list[Pair]:
+    """The layer pairs: the first feature of each layer has a table for every one that its layer is in."""
+    firsts = itertools.accumulate(dictionaries[:-1], initial=0)
+    tables = [(layer, msgspec.msgpack.decode(records[at], type=FeatureRecord).tables) for layer, at in enumerate(firsts)]
+    return sorted((layer, table.layer) for layer, of_layer in tables for table in of_layer if table.direction == "downstream")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from engine.counts.marginals import Marginals
 from engine.counts.pairs import PairTable
 from engine.counts.part import Place, StatePart
 from engine.counts.shape import INT32_LIMIT, LayerPair, RunShape, Thresholds
+from engine.counts.siblings import Siblings
 from engine.counts.strongest import Strongest
 from engine.counts.watched import Watched
 from engine.errors import DoesNotFit
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 
 class State:
-    """Per layer marginals, of all and per corpus, and strongest activations; per layer pair a table, watched pairs, gates and sums
-    of projected errors; the ledger.
+    """Per layer marginals, of all and per corpus, and strongest activations; per layer pair a table, watched pairs, gates, sibling
+    groups and sums of projected errors; the ledger.
 
     Attributes:
         shape: what is counted.
@@ -45,6 +46,7 @@ class State:
         gate_tables: (up, down) → `GateTables`.
         gates: (up, down) → `NominatedGates`.
         hidden: (up, down) → `HiddenSums`.
+        siblings: (up, down) → `Siblings`.
         ledger: the `Ledger`.
         segments_ended: segments that this object was told the end of: where sums over documents have changed.
     """
@@ -63,6 +65,7 @@ class State:
         self.gate_tables = {cast(LayerPair, part.place): part for part in parts if isinstance(part, GateTables)}
         self.gates = {cast(LayerPair, part.place): part for part in parts if isinstance(part, NominatedGates)}
         self.hidden = {cast(LayerPair, part.place): part for part in parts if isinstance(part, HiddenSums)}
+        self.siblings = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Siblings)}
         self.pairs = {cast(LayerPair, part.place): part for part in parts if isinstance(part, PairTable)}
         self.segments_ended = 0
         (self.ledger,) = (part for part in parts if isinstance(part, Ledger))

@@ -7,11 +7,15 @@ The four conditions, for a parent p and children c in one downstream layer:
 3. *they exclude each other*: of the parent's tokens that a child has, no other child shares more than a small part;
 4. *together they cover it*: the parent's tokens at which some child is active are at least a share c of n_p.
 
-Pairs are counted across layers only, so how often two children fire together is not known; it is bounded from the tables that
-there are. With m_t the number of children active at a token t of the parent, the *overlap* is E / n_p, where
-E = Σ_t max(0, m_t − 1), and the coverage is exactly (Σ_c n_pc − E) / n_p. A small overlap alone is no exclusion: two small children
-that are one and the same overlap on few of the parent's tokens, and on all of their own. So the *shared part*, the overlap of two
-children within the parent over n_pc of the smaller one, is what decides. E is bounded
+With m_t the number of children active at a token t of the parent, the *overlap* is E / n_p, where E = Σ_t max(0, m_t − 1), and
+the coverage is exactly (Σ_c n_pc − E) / n_p. A small overlap alone is no exclusion: two small children that are one and the same
+overlap on few of the parent's tokens, and on all of their own. So the *shared part*, the overlap of two children within the parent
+over n_pc of the smaller one, is what decides.
+
+Pairs are counted across layers only. For parents that look like a specialisation the engine counts truth tables of their children
+as well (`engine.measures.siblings`), from a choice on: where a parent has one, shared part, overlap and coverage are *exact*
+numbers over the tokens since that choice. It decides where it tells of every child; where it tells of some, it says which of them
+can't be taken together. Anywhere else they are bounded from the tables across layers. E is bounded
 
 - from below by the pigeonhole principle, Σ_c n_pc − n_p, and by Hunter's inequality (1976), which allows the overlaps of the pairs
   of a tree over the children to be summed;
@@ -23,8 +27,8 @@ The overlap of two children a, b is bounded by every *witness* x, a feature of a
 
 (of the tokens of a and b, those with x and those without). The copy that a child has in a neighbouring layer is a sharp witness.
 Without a sharp witness the bounds are wide, and a finding whose children are not *shown* to exclude each other is a candidate, no
-more: on the demo model (625,000 tokens, defaults) there are 41 and none is shown; counted on the dense activations of 93,000 of
-these tokens, children of every one share 30 to 100 %.
+more: on the demo model (625,000 tokens, defaults) bounds alone leave 41 and show none; counted on the dense activations of 93,000
+of these tokens, children of every one share 30 to 100 %.
 
 A joint count that is not listed is at most the k-th largest one that is listed for either feature: joint counts of one feature are
 in the order of its sufficiency (downstream lists) or necessity (upstream lists).
@@ -32,11 +36,13 @@ in the order of its sufficiency (downstream lists) or necessity (upstream lists)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from engine.measures.relations import Edges, FeatureGraph, Pair
+from engine.measures.siblings import SiblingGroup, SiblingGroups, told_of
 
 MIN_SHARE = 0.05
 """Smallest part of the parent's tokens that a child has. Each child widens the bound on the overlap by what its lists can't rule
@@ -48,6 +54,14 @@ class Bounds(NamedTuple):
 
     lower: float
     upper: float
+
+
+class Shares(NamedTuple):
+    """What decides over exclusion and coverage; see `Specialization`."""
+
+    shared: Bounds
+    overlap: Bounds
+    coverage: Bounds
 
 
 class Specialization(NamedTuple):
@@ -62,6 +76,7 @@ class Specialization(NamedTuple):
         shared: the largest shared part of two children.
         overlap: of the children within the parent, as a share of n_p.
         coverage: by the children, as a share of n_p.
+        counted: the truth table that the last three are from, whose ends are then equal; None where they are bounds.
     """
 
     pair: Pair
@@ -73,6 +88,7 @@ class Specialization(NamedTuple):
     shared: Bounds
     overlap: Bounds
     coverage: Bounds
+    counted: SiblingGroup | None
 
 
 class Found(NamedTuple):
@@ -90,10 +106,12 @@ def specializations(
     max_overlap: float = 0.1,
     min_support: int = 10,
     min_share: float = MIN_SHARE,
+    siblings: Mapping[Pair, SiblingGroups] | None = None,
 ) -> Found:
     """Every parent whose tokens are shared out among children, as far as the tables can tell.
 
     Children are taken by joint count, largest first; one that certainly overlaps too much with those already taken is left out.
+    Necessity, support and share are of all tokens whatever the rest is from.
 
     Args:
         graph: of a snapshot.
@@ -102,6 +120,7 @@ def specializations(
         max_overlap: largest shared part of two children, by its lower bound; the overlap of all of them may be no more either.
         min_support: smallest joint count of parent and child.
         min_share: smallest n_pc / n_p.
+        siblings: layer pair → the groups that are counted; None, or a pair that is not there: none.
 
     Returns:
         Those whose shared parts are certainly at most `max_overlap` first, then by the lower bound of the coverage, then by parent.
@@ -117,8 +136,11 @@ def specializations(
         for parent, candidates in _by_parent(edges, chosen):
             n_p = int(n_up[parent])
             if len(candidates) >= 2 and edges.joint[candidates].sum() >= coverage * n_p:
-                item = _choose(overlaps, pair, parent, n_p, candidates, max_overlap)
-                if item is not None and item.coverage.upper >= coverage:
+                group = None
+                if siblings is not None and pair in siblings:
+                    group = siblings[pair].best(parent, edges.down[candidates].tolist(), min_support)
+                item = _find(overlaps, _Parent(pair, parent, n_p, candidates), group, max_overlap, coverage, min_support)
+                if item is not None:
                     found.append(item)
     found.sort(key=lambda item: (item.shared.upper > max_overlap, -item.coverage.lower, item.pair, item.parent))
     return Found(found, undecided)
@@ -133,16 +155,71 @@ def _by_parent(edges: Edges, chosen: np.ndarray) -> list[tuple[int, np.ndarray]]
     return [(int(edges.up[group[0]]), group) for group in groups]
 
 
-def _choose(
-    overlaps: Overlaps, pair: Pair, parent: int, n_p: int, candidates: np.ndarray, max_overlap: float
+class _Parent(NamedTuple):
+    """A parent with its candidates: edges of the layer pair, largest joint count first."""
+
+    pair: Pair
+    index: int
+    count: int
+    edges: np.ndarray
+
+
+def _find(
+    overlaps: Overlaps, parent: _Parent, group: SiblingGroup | None, max_overlap: float, coverage: float, min_support: int
 ) -> Specialization | None:
-    edges, n_down = overlaps.graph.edges[pair], overlaps.graph.layers[pair[1]].count
+    """From the group's counts where they suffice, else by bounds; None where no children cover enough."""
+    told: list[int] = []
+    if group is not None:
+        children = overlaps.graph.edges[parent.pair].down[parent.edges]
+        told = told_of(group, children.tolist(), min_support)
+        item = _choose_counted(overlaps.graph, parent._replace(edges=parent.edges[np.isin(children, told)]), group, max_overlap)
+        if item is not None and item.coverage.lower >= coverage:
+            return item
+        if len(told) == len(children):
+            return None
+
+    def share(a: int, b: int) -> bool:
+        """Whether two children share too much, as far as the group tells."""
+        if group is None or not (a in told and b in told):
+            return False
+        return group.both_within(a, b) > max_overlap * min(group.joint(a), group.joint(b))
+
+    item = _choose(overlaps, parent, share, max_overlap)
+    return item if item is not None and item.coverage.upper >= coverage else None
+
+
+def _choose_counted(graph: FeatureGraph, parent: _Parent, group: SiblingGroup, max_overlap: float) -> Specialization | None:
+    """Children that exclude each other by the counts of a group that tells of every candidate."""
+    edges, since = graph.edges[parent.pair], group.parent_count
+    taken: list[int] = []
+    children: list[int] = []
+    shared = 0.0
+    for edge in parent.edges.tolist():
+        child = int(edges.down[edge])
+        parts = [group.both_within(child, other) / min(group.joint(child), group.joint(other)) for other in children]
+        most = max([0.0, *parts])
+        if most <= max_overlap and group.overlap([*children, child]) <= max_overlap * since:
+            taken.append(edge)
+            children.append(child)
+            shared = max(shared, most)
+    if len(taken) < 2:
+        return None
+    overlap, covered = group.overlap(children) / since, group.union_within(children) / since
+    exact = Shares(*(Bounds(one, one) for one in (shared, overlap, covered)))
+    return _item(graph, parent, taken, exact, group)
+
+
+def _choose(overlaps: Overlaps, parent: _Parent, share: Callable[[int, int], bool], max_overlap: float) -> Specialization | None:
+    """Children that may exclude each other as far as bounds tell, and `share` does not deny it of two of them."""
+    edges, n_p = overlaps.graph.edges[parent.pair], parent.count
     taken: list[int] = []
     total, least, most, shared = 0, 0.0, 0.0, Bounds(0.0, 0.0)
-    for edge in candidates.tolist():
+    for edge in parent.edges.tolist():
         child, joint = int(edges.down[edge]), int(edges.joint[edge])
         others = [(int(edges.down[other]), int(edges.joint[other])) for other in taken]  # each at least as large as this one
-        within = [_within(overlaps, pair, n_p, (child, joint), other) for other in others]
+        if any(share(child, other) for other, _ in others):
+            continue
+        within = [_within(overlaps, parent.pair, n_p, (child, joint), other) for other in others]
         low, high = max([0.0, *(one.lower for one in within)]), [one.upper for one in within]
         if low > max_overlap * joint or max(least + low, total + joint - n_p) > max_overlap * n_p:
             continue
@@ -151,12 +228,17 @@ def _choose(
         shared = Bounds(max(shared.lower, low / joint), max([shared.upper, *(one / joint for one in high)]))
     if len(taken) < 2:
         return None
-    least = max(least, total - n_p)
-    at = np.array(taken, np.int64)
+    least, largest = max(least, total - n_p), float(edges.joint[taken].max())
+    covered = Bounds(max(largest, total - most) / n_p, min(1.0, (total - least) / n_p))
+    overlap = Bounds(least / n_p, min(most, total - largest) / n_p)
+    return _item(overlaps.graph, parent, taken, Shares(shared, overlap, covered), None)
+
+
+def _item(graph: FeatureGraph, parent: _Parent, taken: list[int], shares: Shares, counted: SiblingGroup | None) -> Specialization:
+    edges, at = graph.edges[parent.pair], np.array(taken, np.int64)
     joint = edges.joint[at]
-    covered = Bounds(max(float(joint.max()), total - most) / n_p, min(1.0, (total - least) / n_p))
-    overlap = Bounds(least / n_p, min(most, total - float(joint.max())) / n_p)
-    return Specialization(pair, parent, n_p, at, joint, joint / n_down[edges.down[at]], shared, overlap, covered)
+    necessity = joint / graph.layers[parent.pair[1]].count[edges.down[at]]
+    return Specialization(parent.pair, parent.index, parent.count, at, joint, necessity, *shares, counted)
 
 
 def _within(overlaps: Overlaps, pair: Pair, n_p: int, one: tuple[int, int], other: tuple[int, int]) -> Bounds:

@@ -11,6 +11,7 @@ is never used twice, so nothing that a broken publish left behind can be taken f
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from engine.views.effects import Effects
 from engine.views.hidden import HiddenRecords
 from engine.views.keys import Keys
 from engine.views.records import ORDER_DIGITS, ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
+from engine.views.sibling_record import pack_siblings
 from engine.views.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -195,6 +197,10 @@ class Publisher:
         everything = self._published is None
         written, size = self._write_records(self._changed_records(sweep), version)
         self._write_records(self._hidden.changed(state, everything), version)
+        if everything or (self._published is not None and self._published.revision != sweep.revision):
+            self._write_records(
+                ((self.keys.siblings(*pair), pack_siblings(part)) for pair, part in state.siblings.items()), version
+            )
         wrote = time.perf_counter()
         snapshot = Snapshot(
             version=str(version),
@@ -285,6 +291,8 @@ class Publisher:
             sizes = type(self._description).from_bytes(run).dictionaries
         except msgspec.DecodeError:
             return  # not written by this program: nothing of ours to remove
+        if names := [self.keys.siblings(*pair) for pair in itertools.combinations(range(len(sizes)), 2)]:
+            self._client.unlink(*names)
         ours = self._description.dictionaries
         for layer, size in enumerate(sizes):
             first = ours[layer] if layer < len(ours) else 0

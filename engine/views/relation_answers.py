@@ -195,7 +195,7 @@ class LineagesAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BoundsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a share is at least and at most; the tables don't hold more."""
+    """What a share is at least and at most; equal where it is counted."""
 
     lower: float
     upper: float
@@ -210,6 +210,41 @@ class ChildAnswer(msgspec.Struct, frozen=True, kw_only=True):
     share: float
 
 
+class CountedChildAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A child in the counted part: tokens on which it is active, and on which the parent is too."""
+
+    feature: str
+    count: int
+    joint: int
+
+
+class SiblingPairAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Two children in the counted part: tokens on which both are active, and on which the parent is too."""
+
+    a: str
+    b: str
+    joint: int
+    within: int
+
+
+class CountedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Exact counts over the `tokens` that came after `counted_from`, where the parent and its children were chosen.
+
+    Attributes:
+        parent: tokens on which the parent is active.
+        children, pairs: each child, and each two of them.
+        union: tokens on which at least one child is active; union_within: on which the parent is too.
+    """
+
+    counted_from: int
+    tokens: int
+    parent: int
+    children: list[CountedChildAnswer]
+    pairs: list[SiblingPairAnswer]
+    union: int
+    union_within: int
+
+
 class ConditionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The four conditions, each with its number.
 
@@ -217,18 +252,21 @@ class ConditionsAnswer(msgspec.Struct, frozen=True, kw_only=True):
         children: how many.
         necessity: the smallest of the children's P(parent | child).
         shared: of two children within the parent, the largest overlap over the tokens of the smaller one.
-        exclusive: "shown" when even the upper end of `shared` is within the bound that was asked for; "bounded" when only the lower
-            end is: counts within one layer are not kept.
+        exclusive: "exact" where the children's joint counts are known: then `shared`, `overlap` and `coverage` are from `counted`.
+            Elsewhere they are bounds: "shown" when even the upper end of `shared` is within the bound that was asked for, "bounded"
+            when only the lower end is.
         overlap: tokens of the parent shared by children, Σ_t max(0, children active − 1) / n_p; at least Σ_c n_pc / n_p − 1.
         coverage: tokens of the parent at which a child is active, as a share of n_p.
+        counted: the counts that make it exact, or null.
     """
 
     children: int
     necessity: float
     shared: BoundsAnswer
-    exclusive: Literal["shown", "bounded"]
+    exclusive: Literal["exact", "shown", "bounded"]
     overlap: BoundsAnswer
     coverage: BoundsAnswer
+    counted: CountedAnswer | None
 
 
 class SpecializationAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,7 +282,7 @@ class SpecializationAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 class SpecializationsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """`threshold` is the smallest necessity of a child, `min_share` its smallest part of the parent; `shown` counts those whose
-    children exclude each other whatever the tables don't tell."""
+    children exclude each other for certain, by exact counts or by bounds."""
 
     measure: Literal["necessity"]
     threshold: float
