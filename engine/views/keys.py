@@ -67,3 +67,7 @@ class Keys:
     def hidden(self, up: int, down: int, block: int) -> str:
         """Hash of two versions of a `HiddenRecord`, as of a feature's record."""
         return f"{self.prefix}hidden:{up}-{down}:{block}"
+
+    def gates(self, up: int, down: int, block: int) -> str:
+        """Hash of two versions of a `GatesRecord`, as of a feature's record."""
+        return f"{self.prefix}gates:{up}-{down}:{block}"

@@ -24,6 +24,7 @@ from engine.views import scripts
 from engine.views.connection import connect
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
+from engine.views.gate_records import GateRecords
 from engine.views.hidden import HiddenRecords
 from engine.views.keys import Keys
 from engine.views.records import ORDER_DIGITS, ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
@@ -108,6 +109,7 @@ class Publisher:
         self._cosines = cosines or DecoderCosines(None, ())
         self._effects = effects or Effects(description.dictionaries)
         self._hidden = HiddenRecords(self.keys)
+        self._gates = GateRecords(self.keys, self._effects)
         self._published: Sweep | None = None  # what Redis holds; None: publish everything
         self._version: str | None = None
         self._uploads: dict[str, UploadRecord] = {}
@@ -195,6 +197,7 @@ class Publisher:
         everything = self._published is None
         written, size = self._write_records(self._changed_records(sweep), version)
         self._write_records(self._hidden.changed(state, everything), version)
+        self._write_records(self._gates.changed(state, everything), version)
         wrote = time.perf_counter()
         snapshot = Snapshot(
             version=str(version),
