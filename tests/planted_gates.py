@@ -27,7 +27,7 @@ PLANTED = {
     (1, 3): ("k_of_n", ("0:7", "0:8", "0:9")),
     (2, 0): ("and", ("1:1", "1:5")),
 }
-"""Child → kind and parents. 1:4 copies 0:6, 1:5 is noise, 1:6 never fires, 1:7 fires on three tokens, 1:8 and the rest are noise."""
+"""Child → kind and parents. 1:4 copies 0:6, 1:6 never fires, 1:7 fires on three tokens, and the rest are noise."""
 
 
 def planted(seed: int = 0) -> list[np.ndarray]:

@@ -116,7 +116,7 @@ class Views:
         return snapshot, self._current(packed, snapshot), {one.down: one.rows()[index - one.first] for one in records}
 
     async def gates(self, layer: int, index: int) -> tuple[Snapshot, FeatureRecord, list[GatesRecord]]:
-        """One record with its snapshot, and the record of gates that holds it, of each layer pair in which it is downstream; all from
+        """One record with its snapshot, and of each layer pair in which it is downstream the record of gates that holds it; all of
         one snapshot.
 
         Raises:
