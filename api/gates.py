@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from litestar import Request, Response, get
 from litestar.params import Parameter
 
-from api.corpora import PAGE, Cursor, Limit
+from api.corpora import MOST, PAGE, Cursor, Limit
 from api.features import INDEX, LAYER
 from api.freshness import MaxStaleness, refuse_stale
 from api.negotiation import answer
-from api.parameters import known_feature, within
+from api.parameters import known_feature, offset_of, within
 from api.relations import answer_of, pairs_of
 from api.run import Run
 from engine.errors import BadValue
@@ -23,6 +23,7 @@ from engine.views.gate_answers import (
     SORTS,
     FeatureGatesAnswer,
     GatesAnswer,
+    PaperGatesAnswer,
     candidates,
     chosen,
     first_order,
@@ -30,7 +31,10 @@ from engine.views.gate_answers import (
     waiting,
 )
 from engine.views.reader import Views
-from engine.views.relations import GatesRequest
+from engine.views.relations import GatesRequest, pair_of
+from engine.views.requests import PaperGatesRequest
+
+_PAPER_SECONDS = 60.0  # 4 M cells take some 30 ms: at 24,576 × 24,576 features 5 s, in which other live questions wait
 
 Verdict = Annotated[
     str | None,
@@ -114,6 +118,25 @@ async def gates(
     return await answer_of(request, views, asked, limit, cursor)
 
 
+@get("/v1/gates/paper", summary="Gates by the paper's rule", tags=["gates"])
+async def paper_gates(
+    request: Request[Any, Any, Any],
+    views: Views,
+    pair: Annotated[str, Parameter(description="the layer pair, up-down")],
+    threshold: Annotated[float, Parameter(description="smallest necessity (and) or sufficiency (or) of the two parents")] = 0.999,
+    limit: Limit = PAGE,
+    cursor: Cursor = None,
+) -> Response[PaperGatesAnswer]:
+    """What Balcells et al. 2024 (arXiv 2410.08869) take for gates, for comparison: exactly two upstream features with a necessity
+    (and) or a sufficiency (or) of at least the threshold. Whole pair counts, live from the engine. Rare features meet it by chance:
+    what is shown to be a gate is under `/v1/gates`."""
+    within("limit", limit, 1, MOST)
+    if not 0.0 < threshold <= 1.0:
+        raise BadValue(f"threshold = {threshold:g}: it must be above 0 and at most 1")
+    asked = PaperGatesRequest(pair_of(pair, await pairs_of(views)), threshold, offset_of(cursor), limit)
+    return answer(request, await views.live(asked, _PAPER_SECONDS))
+
+
 def known_choice(name: str, value: str | None, known: tuple[str, ...]) -> None:
     """Refuse what is not one of these.
 
@@ -143,4 +166,4 @@ def _in_range(name: str, value: float | None, least: float) -> None:
         raise BadValue(f"{name} = {value:g}: it must be between {least:g} and 1")
 
 
-ROUTES = [feature_gates, gates]
+ROUTES = [feature_gates, gates, paper_gates]

@@ -230,3 +230,47 @@ def test_a_feature_without_gates_says_what_it_waits_for(service: Service, every:
 def test_what_can_not_be_asked_names_what_can(service: Service, path: str, status: int, says: str) -> None:
     answer = service.http.get(path)
     assert answer.status_code == status and says in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("threshold", [0.999, 0.9, 0.5])
+def test_the_papers_rule_is_what_pair_counts_say(service: Service, threshold: float) -> None:
+    expected = []
+    up, down = ACTIVE[0].astype(np.int64), ACTIVE[1].astype(np.int64)
+    joint = up.T @ down
+    for child, kind in itertools.product(range(SIZES[1]), ("and", "or")):
+        of_pair = [joint[i, child] / max(1, down[:, child].sum() if kind == "and" else up[:, i].sum()) for i in range(SIZES[0])]
+        parents = [i for i in range(SIZES[0]) if of_pair[i] >= threshold]
+        if len(parents) == 2:
+            told = [
+                {"feature": f"0:{i}", "count": up[:, i].sum(), "joint": joint[i, child], "estimate": pytest.approx(of_pair[i])}
+                for i in parents
+            ]
+            expected.append({"child": f"1:{child}", "kind": kind, "count": down[:, child].sum(), "parents": told})
+    answer = service.get("/v1/gates/paper", pair="0-1", threshold=threshold)
+    assert answer["items"] == expected and answer["rule"] == "paper_rule"
+    assert answer["total"] == len(expected) == answer["ands"] + answer["ors"]
+    assert answer["live"] == (down.sum(axis=0) > 0).sum()
+    paged, after = [], {}
+    while after is not None:
+        page = service.get("/v1/gates/paper", pair="0-1", threshold=threshold, limit=1, **after)
+        paged += page["items"]
+        after = {"cursor": page["next"]} if page["next"] else None
+    assert paged == expected
+    if threshold == 0.9:
+        assert [item["kind"] for item in expected] == ["and", "or"]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "says"),
+    [
+        pytest.param("pair=0-2", 422, "0-1, 1-2", id="no-such-pair"),
+        pytest.param("pair=0-1&threshold=0", 422, "above 0 and at most 1", id="threshold-0"),
+        pytest.param("pair=0-1&threshold=nan", 422, "above 0 and at most 1", id="threshold-that-is-no-number"),
+        pytest.param("pair=0-1&limit=0", 422, "limit = 0", id="limit-0"),
+        pytest.param("pair=0-1&cursor=x", 400, "page before", id="no-cursor"),
+        pytest.param("threshold=0.9", 400, "pair", id="no-pair"),
+    ],
+)
+def test_the_papers_rule_refuses_what_it_can_not_be_asked(service: Service, query: str, status: int, says: str) -> None:
+    answer = service.http.get(f"/v1/gates/paper?{query}")
+    assert answer.status_code == status and says in answer.json()["detail"]

@@ -192,6 +192,48 @@ class GatesAnswer(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: SnapshotAnswer
 
 
+class PaperParentAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A parent by the paper's rule: tokens at which it is active and at which it is with the child, and the ratio that counts:
+    necessity P(parent | child) for "and", sufficiency P(child | parent) for "or"."""
+
+    feature: str
+    count: int
+    joint: int
+    estimate: float
+
+
+class PaperGateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A finding of the paper's rule; `count`: tokens at which the child is active."""
+
+    child: str
+    kind: Literal["and", "or"]
+    count: int
+    parents: list[PaperParentAnswer]
+
+
+class PaperGatesAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What Balcells et al. 2024 (arXiv 2410.08869) take for gates, from pair counts alone: a feature is an "and" of two upstream
+    features if exactly two have a necessity of at least the threshold, an "or" if exactly two have such a sufficiency.
+
+    It looks at no joint behaviour of the two and at no support: of independent features that fired three times it calls 35 % an
+    "and". It is here so that its table can be compared; `/v1/gates` has what is shown.
+
+    Attributes:
+        pair: the layer pair; ands, ors: findings of each kind, total: of both; live: downstream features that ever fired.
+    """
+
+    rule: Literal["paper_rule"]
+    threshold: float
+    pair: tuple[int, int]
+    ands: int
+    ors: int
+    live: int
+    total: int
+    items: list[PaperGateAnswer]
+    next: str | None
+    snapshot: SnapshotAnswer
+
+
 def gate_answers(pair: tuple[int, int], rows: np.ndarray, needed: Needed, cells: bool = False) -> list[GateAnswer]:
     """Gates of a layer pair as answers.
 
