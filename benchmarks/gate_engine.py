@@ -14,8 +14,9 @@ from engine.corpus.segment import Piece
 from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from engine.views.convergence import Convergence
+from engine.views.effects import Effects
 from engine.views.gate_choices import choose_gates
-from engine.views.gate_records import judged
+from engine.views.gate_records import judge
 from kernels import Csr
 
 PAIR = (0, 1)
@@ -28,6 +29,7 @@ class Engine:
         """Nothing counted."""
         self._state = State.zero((up, down))
         self._convergence = Convergence(self._state.pairs)
+        self._effects = Effects((up, down))
         self._position = 0
 
     def add(self, segment: Segment) -> None:
@@ -50,6 +52,7 @@ class Engine:
         self._position += tokens
         if self._convergence.observe(state, ["stream"]):
             choose_gates(state, clusters, self._position)
+            self._effects.update(state)
 
     def candidates(self) -> np.ndarray:
         """int32 `[Dd, m]`."""
@@ -58,7 +61,8 @@ class Engine:
     def gates(self) -> Gates:
         """All nominated gates that are live, with their verdicts now."""
         gates = self._state.gates[PAIR]
-        return Gates(gates.children.astype(np.int64), gates.kinds, gates.parents.astype(np.int64), judged(self._state)[PAIR])
+        verdict = judge(self._state, self._effects).rows[PAIR]["verdict"]
+        return Gates(gates.children.astype(np.int64), gates.kinds, gates.parents.astype(np.int64), verdict)
 
 
 def _csr(layer: Layer) -> Csr:

@@ -44,6 +44,7 @@ from engine.views.effects import Effects
 from engine.views.intervals import interval_rows
 from engine.views.keys import Keys
 from engine.views.neighbor_rows import NeighborRows, OneSide
+from engine.views.paper_gates import PaperQueries
 from engine.views.pins import PinQueries
 from engine.views.records import CONTEXTS, NEIGHBOR
 from engine.views.requests import (
@@ -57,6 +58,7 @@ from engine.views.requests import (
     LiveAnswer,
     LiveRequest,
     NeighborsRequest,
+    PaperGatesRequest,
     PinnedRequest,
     PinRequest,
     SimilarityRequest,
@@ -116,6 +118,7 @@ class LiveQueries(threading.Thread):
         self.pending: queue.Queue[tuple[Envelope, ContextsRequest]] = queue.Queue()
         self.pins: PinQueries | None = None
         self._corpora = CorpusQueries(description, state, lock)
+        self._paper = PaperQueries(state, lock)
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.redis_prefix)
         self._description = description
@@ -220,6 +223,8 @@ class LiveQueries(threading.Thread):
                 return self._pinning().pin(request.pairs)
             case PinnedRequest():
                 return self._pinning().pinned(request.after, request.limit)
+            case PaperGatesRequest():
+                return self._paper.gates(request.pair, request.threshold, request.start, request.limit)
             case ContextsRequest():
                 raise ValueError("contexts are answered by the main loop")
 

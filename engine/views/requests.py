@@ -19,6 +19,7 @@ from engine import errors
 from engine.errors import NotReady, SaestreamError
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, CorpusFeatureAnswer, PinAnswer, PinnedAnswer
+from engine.views.gate_answers import PaperGatesAnswer
 from engine.views.keys import Keys
 from engine.views.records import Direction
 
@@ -96,6 +97,15 @@ class PinnedRequest(msgspec.Struct, frozen=True, tag="pinned"):
     limit: int = 100
 
 
+class PaperGatesRequest(msgspec.Struct, frozen=True, tag="paper gates"):
+    """What the paper's rule takes for gates in one layer pair, a part of the list by child."""
+
+    pair: tuple[int, int]
+    threshold: float = 0.999
+    start: int = 0
+    limit: int = 100
+
+
 LiveRequest = (
     SimilarityRequest
     | NeighborsRequest
@@ -105,6 +115,7 @@ LiveRequest = (
     | CompareEdgesRequest
     | PinRequest
     | PinnedRequest
+    | PaperGatesRequest
 )
 
 
@@ -181,6 +192,7 @@ LiveAnswer = (
     | CompareEdgesAnswer
     | PinAnswer
     | PinnedAnswer
+    | PaperGatesAnswer
 )
 Opened = TypeVar("Opened", bound=msgspec.Struct)
 _ANSWERS: dict[type, type] = {
@@ -192,6 +204,7 @@ _ANSWERS: dict[type, type] = {
     CompareEdgesRequest: CompareEdgesAnswer,
     PinRequest: PinAnswer,
     PinnedRequest: PinnedAnswer,
+    PaperGatesRequest: PaperGatesAnswer,
 }
 
 
