@@ -23,18 +23,18 @@ PAIR = (0, 1)
 
 
 class Engine:
-    """One layer pair of a `State`."""
+    """One layer pair of a `State`, which is `state`."""
 
     def __init__(self, up: int, down: int) -> None:
         """Nothing counted."""
-        self._state = State.zero((up, down))
-        self._convergence = Convergence(self._state.pairs)
+        self.state = State.zero((up, down))
+        self._convergence = Convergence(self.state.pairs)
         self._effects = Effects((up, down))
         self._position = 0
 
     def add(self, segment: Segment) -> None:
         """Count a segment, and choose at its end what is to be chosen there."""
-        state, lengths = self._state, segment.lengths.tolist()
+        state, lengths = self.state, segment.lengths.tolist()
         pieces = [
             Piece("stream", "stream", segment.first_document + at, None, int(half), 0, length, True)
             for at, (half, length) in enumerate(zip(segment.halves, lengths, strict=True))
@@ -56,12 +56,12 @@ class Engine:
 
     def candidates(self) -> np.ndarray:
         """int32 `[Dd, m]`."""
-        return self._state.gate_tables[PAIR].parents
+        return self.state.gate_tables[PAIR].parents
 
     def gates(self) -> Gates:
         """All nominated gates that are live, with their verdicts now."""
-        gates = self._state.gates[PAIR]
-        verdict = judge(self._state, self._effects).rows[PAIR]["verdict"]
+        gates = self.state.gates[PAIR]
+        verdict = judge(self.state, self._effects).rows[PAIR]["verdict"]
         return Gates(gates.children.astype(np.int64), gates.kinds, gates.parents.astype(np.int64), verdict)
 
 

@@ -213,7 +213,7 @@ def nothing_row(what: str, seeds: range, make: Callable[[int, int], Finder] = En
             streams[method] = streams.get(method, 0) + (count > 0)
     log.info("%s: of %d streams with something published: %s", what, len(seeds), streams)
     sizes = {"tokens": SMALL.tokens, "up": SMALL.up, "down": SMALL.down, "streams": len(seeds), "first_seed": seeds.start}
-    return rows.row("gates", what, sizes, _timing(began, cpu), through=getattr(make, "__name__", ""), streams_with_a_gate=streams)
+    return rows.row("gates", what, sizes, _timing(began, cpu), through=_name(make), streams_with_a_gate=streams)
 
 
 def main() -> None:
@@ -244,6 +244,10 @@ def _line(setting: str, method: str, one: Tally) -> str:
         f"{setting}: {method}: {kinds}  kind right {one.right.sum()}/{one.found.sum()}  "
         f"false {one.false} of {one.published} {one.false_of}"
     )
+
+
+def _name(make: Callable[[int, int], Finder]) -> str:
+    return next(name for name, finder in FINDERS.items() if finder is make)
 
 
 def _timing(began: float, cpu: float) -> rows.Timing:
