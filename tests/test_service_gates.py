@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -274,3 +277,38 @@ def test_the_papers_rule_is_what_pair_counts_say(service: Service, threshold: fl
 def test_the_papers_rule_refuses_what_it_can_not_be_asked(service: Service, query: str, status: int, says: str) -> None:
     answer = service.http.get(f"/v1/gates/paper?{query}")
     assert answer.status_code == status and says in answer.json()["detail"]
+
+
+def saestream(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "140", "SAESTREAM_URL": str(service.http.base_url)}
+    return subprocess.run([sys.executable, "-m", "api.cli", *words], capture_output=True, text=True, timeout=120, env=environment)
+
+
+def test_the_command_shows_the_gates_of_the_run_and_of_a_feature(service: Service) -> None:
+    run = saestream(service, "gates", "--verdict", "any", "--min-f1", "0.5")
+    assert run.returncode == 0, run.stderr
+    assert f"{len(PLANTED)} gates, 0 joint actions" in run.stdout and "at most 5% of either are false" in run.stdout
+    for words in ("0:0 and 0:1", "0:4 and not 0:5", "1:5 and 1:1", "2 of 0:", " or "):
+        assert words in run.stdout
+    one = saestream(service, "gates", "1:2", "--cells")
+    assert "0:4 and not 0:5" in one.stdout and "1:2 fired on" in one.stdout and "none active" in one.stdout
+    (gate,) = service.get("/v1/features/1/2/gates", cells=True)["items"]
+    for cell in gate["cells"]:
+        assert f"{cell['tokens']:,}" in one.stdout
+    idle = saestream(service, "gates", "1:6")
+    assert idle.returncode == 0 and "never fired" in idle.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        pytest.param(["--kind", "xor"], ["xor", "and, or, and_not, k_of_n"], id="unknown-kind"),
+        pytest.param(["0:1"], ["layer 0 has no upstream layer"], id="feature-without-parents"),
+        pytest.param(["1:1", "--min-f1", "0.5"], ["--min-f1 0.5", "1:1"], id="filter-of-a-feature"),
+        pytest.param(["gate"], ["'gate'", "layer:index"], id="no-feature"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(service: Service, words: list[str], named: list[str]) -> None:
+    refused = saestream(service, "gates", *words)
+    assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
+    assert all(word in refused.stderr for word in named), refused.stderr
