@@ -230,6 +230,37 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
         "snapshot": SNAPSHOT,
     },
+    ("get", "/v1/gates/contexts"): {
+        "child": "4:99",
+        "kind": "and_not",
+        "parents": _GATE["parents"],
+        "windows": 21,
+        "groups": [
+            {"group": "all", "tokens": 6, "child": 0},
+            {"group": "some", "tokens": 84, "child": 41},
+            {"group": "none", "tokens": 3, "child": 3},
+        ],
+        "contexts": [
+            {
+                "feature": "4:99",
+                "activation": 4.87,
+                "position": 2,
+                "log_position": 51_277,
+                "upload": _UPLOAD["id"],
+                "corpus": "python-docs",
+                "document": {"number": 812, "name": "os.path.join"},
+                "tokens": ["Join", " two", " or", " more"],
+                "values": {"4:99": [0.0, 0.0, 4.87, 0.0], "3:17": [0.0, 0.31, 6.21, 0.0], "3:402": [0.0, 0.0, 0.0, 0.0]},
+                "group": "some",
+                "active": ["3:17"],
+                "child_active": True,
+                "holds": True,
+            }
+        ],
+        "missing": [],
+        "reason": None,
+        "snapshot": {"version": "live-412503", "tokens": 412_503, "age_ms": 0},
+    },
     ("get", "/v1/gates/paper"): {
         "rule": "paper_rule",
         "threshold": 0.999,
