@@ -6,13 +6,14 @@ import math
 from typing import Annotated, Any
 
 from litestar import Request, Response, get
+from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from api.corpora import MOST, PAGE, Cursor, Limit
 from api.features import INDEX, LAYER
 from api.freshness import MaxStaleness, refuse_stale
 from api.negotiation import answer
-from api.parameters import known_feature, offset_of, within
+from api.parameters import known_feature, offset_of, parse_feature, within
 from api.relations import answer_of, pairs_of
 from api.run import Run
 from engine.errors import BadValue
@@ -31,9 +32,11 @@ from engine.views.gate_answers import (
     waiting,
 )
 from engine.views.reader import Views
+from engine.views.records import CONTEXTS
 from engine.views.relations import GatesRequest, pair_of
-from engine.views.requests import PaperGatesRequest
+from engine.views.requests import GateContextsAnswer, GateContextsRequest, PaperGatesRequest
 
+_CONTEXT_SECONDS = 30.0
 _PAPER_SECONDS = 60.0  # 4 M cells take some 30 ms: at 24,576 × 24,576 features 5 s, in which other live questions wait
 
 Verdict = Annotated[
@@ -137,6 +140,33 @@ async def paper_gates(
     return answer(request, await views.live(asked, _PAPER_SECONDS))
 
 
+@get("/v1/gates/contexts", summary="Text that shows a gate", tags=["gates"])
+async def gate_contexts(
+    request: Request[Any, Any, Any],
+    views: Views,
+    run: Run,
+    child: Annotated[str, Parameter(description="the downstream feature, layer:index", examples=[Example(value="4:99")])],
+    kind: Annotated[str, Parameter(description=", ".join(KINDS), examples=[Example(value="and_not")])],
+    parents: Annotated[
+        str,
+        Parameter(
+            description="two upstream features, or three for k_of_n, separated by commas; of and_not the second one is negated",
+            examples=[Example(value="3:17,3:402")],
+        ),
+    ],
+    k: Annotated[int, Parameter(description="contexts of each group, at most: 1 to 8, each from another document")] = 3,
+) -> Response[GateContextsAnswer]:
+    """Tokens at which all parents are active, some of them, or none while the child is, with the text around them and the
+    activations of child and parents. Looked for in the windows around the strongest activations of each. The gate need not be a
+    nominated one."""
+    within("k", k, 1, CONTEXTS)
+    known_choice("kind", kind, KINDS)
+    features = [parse_feature(child, "child"), *(parse_feature(text, "parents") for text in parents.split(","))]
+    for feature in features:
+        known_feature(run.description(), feature)
+    return answer(request, await views.live(GateContextsRequest(features[0], kind, features[1:], k), _CONTEXT_SECONDS))
+
+
 def known_choice(name: str, value: str | None, known: tuple[str, ...]) -> None:
     """Refuse what is not one of these.
 
@@ -166,4 +196,4 @@ def _in_range(name: str, value: float | None, least: float) -> None:
         raise BadValue(f"{name} = {value:g}: it must be between {least:g} and 1")
 
 
-ROUTES = [feature_gates, gates, paper_gates]
+ROUTES = [feature_gates, gates, paper_gates, gate_contexts]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -273,4 +276,99 @@ def test_the_papers_rule_is_what_pair_counts_say(service: Service, threshold: fl
 )
 def test_the_papers_rule_refuses_what_it_can_not_be_asked(service: Service, query: str, status: int, says: str) -> None:
     answer = service.http.get(f"/v1/gates/paper?{query}")
+    assert answer.status_code == status and says in answer.json()["detail"]
+
+
+def saestream(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "140", "SAESTREAM_URL": str(service.http.base_url)}
+    return subprocess.run([sys.executable, "-m", "api.cli", *words], capture_output=True, text=True, timeout=120, env=environment)
+
+
+def test_the_command_shows_the_gates_of_the_run_and_of_a_feature(service: Service) -> None:
+    run = saestream(service, "gates", "--verdict", "any", "--min-f1", "0.5")
+    assert run.returncode == 0, run.stderr
+    assert f"{len(PLANTED)} gates, 0 joint actions" in run.stdout and "at most 5% of either are false" in run.stdout
+    for words in ("0:0 and 0:1", "0:4 and not 0:5", "1:5 and 1:1", "2 of 0:", " or "):
+        assert words in run.stdout
+    one = saestream(service, "gates", "1:2", "--cells")
+    assert "0:4 and not 0:5" in one.stdout and "1:2 fired on" in one.stdout and "none active" in one.stdout
+    (gate,) = service.get("/v1/features/1/2/gates", cells=True)["items"]
+    for cell in gate["cells"]:
+        assert f"{cell['tokens']:,}" in one.stdout
+    idle = saestream(service, "gates", "1:6")
+    assert idle.returncode == 0 and "never fired" in idle.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        pytest.param(["--kind", "xor"], ["xor", "and, or, and_not, k_of_n"], id="unknown-kind"),
+        pytest.param(["0:1"], ["layer 0 has no upstream layer"], id="feature-without-parents"),
+        pytest.param(["1:1", "--min-f1", "0.5"], ["--min-f1 0.5", "1:1"], id="filter-of-a-feature"),
+        pytest.param(["gate"], ["'gate'", "layer:index"], id="no-feature"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(service: Service, words: list[str], named: list[str]) -> None:
+    refused = saestream(service, "gates", *words)
+    assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
+    assert all(word in refused.stderr for word in named), refused.stderr
+
+
+@pytest.mark.parametrize("child", PLANTED, ids=str)
+def test_gate_contexts_are_the_strongest_tokens_of_each_group(service: Service, child: tuple[int, int]) -> None:
+    kind, parents = PLANTED[child]
+    name = f"{child[0]}:{child[1]}"
+    answer = service.get("/v1/gates/contexts", child=name, kind=kind, parents=",".join(parents), k=2)
+    dense = np.stack([DENSE[layer][:, index] for layer, index in [child, *(map(int, one.split(":")) for one in parents)]])
+    documents = set()
+    for feature in dense.reshape(len(dense), DOCUMENTS, TOKENS).max(axis=2):
+        documents |= set(np.argsort(-feature)[:8].tolist())
+    assert answer["windows"] == len(documents) and answer["missing"] == []
+    looked = np.isin(np.arange(dense.shape[1]) // TOKENS, sorted(documents))
+    number = (dense[1:] > 0).sum(axis=0)
+    groups = {
+        "all": looked & (number == len(parents)),
+        "some": looked & (number > 0) & (number < len(parents)),
+        "none": looked & (number == 0) & (dense[0] > 0),
+    }
+    strength = np.where(number > 0, dense[1:].sum(axis=0), dense[0])
+    for row in answer["groups"]:
+        here = groups[row["group"]]
+        assert (row["tokens"], row["child"]) == (here.sum(), (here & (dense[0] > 0)).sum())
+        best = np.where(here, strength, -1).reshape(DOCUMENTS, TOKENS)
+        expected = [int(at) * TOKENS + int(best[at].argmax()) for at in np.argsort(-best.max(axis=1))[:2] if best[at].max() > 0]
+        shown = [one for one in answer["contexts"] if one["group"] == row["group"]]
+        assert [one["log_position"] for one in shown] == expected
+        for one in shown:
+            at, start = one["log_position"], one["log_position"] - one["position"]
+            assert one["feature"] == name and one["activation"] == pytest.approx(dense[0, at])
+            assert one["child_active"] == (dense[0, at] > 0)
+            assert one["active"] == [parent for parent, value in zip(parents, dense[1:, at], strict=True) if value > 0]
+            padded = [*(dense[1:, at] > 0), False][:3]
+            assert one["holds"] == bool(holds(KINDS.index(kind), *padded))
+            for feature, column in zip((name, *parents), dense, strict=True):
+                values = one["values"][feature]
+                assert values == pytest.approx(column[start : start + len(values)].tolist())
+    assert [one["group"] for one in answer["contexts"]] == sorted(
+        (one["group"] for one in answer["contexts"]), key=list(groups).index
+    )
+    assert answer["reason"] == "this run has no model: activations were pushed, and their text is not known"
+    assert all(one["tokens"] is None for one in answer["contexts"])
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "says"),
+    [
+        pytest.param("child=1:0&kind=xor&parents=0:0,0:1", 422, "and, or, and_not, k_of_n", id="unknown-kind"),
+        pytest.param("child=1:0&kind=and&parents=0:0", 422, "has 2 parents, not 1", id="one-parent"),
+        pytest.param("child=1:0&kind=k_of_n&parents=0:0,0:1", 422, "has 3 parents, not 2", id="two-of-two"),
+        pytest.param("child=1:0&kind=or&parents=0:1,0:1", 422, "different features", id="one-parent-twice"),
+        pytest.param("child=2:0&kind=or&parents=0:1,1:1", 422, "layers 0→2 are no layer pair", id="no-layer-pair"),
+        pytest.param("child=1:0&kind=or&parents=0:1,0:99", 404, "0:99", id="no-such-parent"),
+        pytest.param("child=1:0&kind=or&parents=0:1;0:2", 400, "layer:index", id="no-list"),
+        pytest.param("child=1:0&kind=or&parents=0:1,0:2&k=9", 422, "between 1 and 8", id="k-9"),
+    ],
+)
+def test_gate_contexts_of_what_is_no_gate_are_refused(service: Service, query: str, status: int, says: str) -> None:
+    answer = service.http.get(f"/v1/gates/contexts?{query}")
     assert answer.status_code == status and says in answer.json()["detail"]

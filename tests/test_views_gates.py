@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
@@ -176,27 +177,23 @@ def test_readers_see_features_and_gates_of_one_state_while_it_is_counted_and_pub
     publisher = publisher_of(rig, run)
     publish(publisher, run.state)
     seen: list[tuple[int, int]] = []
-    failed: list[Exception] = []
     done = threading.Event()
 
     def read() -> None:
-        try:
-            while not done.is_set():
-                _, record, records = rig.read(lambda views: views.gates(1, 0))
-                rows = records[0].rows()
-                if len(rows):
-                    seen.append((record.tokens, int((rows["counted_from"] + rows["tokens"])[0])))
-        except Exception as error:  # it must reach the test
-            failed.append(error)
+        while not done.is_set():
+            _, record, records = rig.read(lambda views: views.gates(1, 0))
+            rows = records[0].rows()
+            if len(rows):
+                seen.append((record.tokens, int((rows["counted_from"] + rows["tokens"])[0])))
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    for _ in range(12):
-        run.go_on(1)
-        publish(publisher, run.state)
-    done.set()
-    thread.join()
-    assert not failed and len({tokens for tokens, _ in seen}) > 1
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        for _ in range(12):
+            run.go_on(1)
+            publish(publisher, run.state)
+        done.set()
+        reading.result()
+    assert len({tokens for tokens, _ in seen}) > 1
     assert all(tokens == covered for tokens, covered in seen)
 
 
