@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from api.client import Client
+from api.gate_tables import formula
+from api.report import gather, render
 from engine.measures.gate_gain import COLUMNS, ROWS, gain_interval
 from engine.measures.gate_tests import TESTS, Evidence, add_block, block_scores
 from engine.measures.gates import KINDS, holds
@@ -372,3 +376,23 @@ def test_gate_contexts_are_the_strongest_tokens_of_each_group(service: Service, 
 def test_gate_contexts_of_what_is_no_gate_are_refused(service: Service, query: str, status: int, says: str) -> None:
     answer = service.http.get(f"/v1/gates/contexts?{query}")
     assert answer.status_code == status and says in answer.json()["detail"]
+
+
+def test_the_report_shows_the_gates_with_their_truth_tables_and_what_they_look_like(service: Service) -> None:
+    with Client(str(service.http.base_url)) as client:
+        report = gather(client)
+        html = " ".join(re.sub(r"<[^>]+>", " ", render(report)).split())
+    (section,) = (section for section in report.sections if section.name == "gates")
+    best = service.get("/v1/gates", sort="gain", limit=10, cells=True)
+    assert [example["gate"] for example in section.shown["examples"]] == best["items"] and section.shown["certain"]
+    for row in best["counts"]:
+        kind = "2 of 3" if row["kind"] == "k_of_n" else row["kind"].replace("_", " ")
+        assert f"{row['pair'][0]} → {row['pair'][1]} {kind} {row['gate']} {row['joint']} {row['none']}" in html
+    for gate in best["items"]:
+        assert f"{gate['child']} = {formula(gate)} gate F1 {gate['f1']:.3f} Precision" in html
+        for silent, fires in zip(gate["cells"][::2], gate["cells"][1::2], strict=True):
+            active, holding = ", ".join(silent["active"]) or "none", "holds" if silent["holds"] else "–"
+            assert f"{active} {holding} {silent['tokens']:,} {fires['tokens']:,}" in html
+    labels = [label for example in section.shown["examples"] for label, _ in example["texts"]]
+    assert "All parents fire: the gate holds, and the child fires." in labels
+    assert all(label in html for label in labels) and "The activations were pushed: this run has no text." in html
