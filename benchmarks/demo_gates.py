@@ -5,8 +5,8 @@
 1. Count both corpora with the engine's own parts and judge every nominated gate (`engine.views.gate_records.judge`).
 2. Take the ten published gates with the highest lower end of the gain's interval, count their truth tables again from the dense
    activations of the tokens after their nomination, and end with a sentence where a cell differs.
-3. Write tables and, for each gate, a token at which it holds with its child, one at which a parent alone is active, and one at which
-   the child is active without it.
+3. Write tables and, for each gate, a token at which it holds with its child, one at which a parent alone is active, and one at
+   which the child is active without it.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ def gate_lines(run: Run, ids: np.ndarray, pair: tuple[int, int], row: np.ndarray
     gate = holds(kind, *a.T)
     alone = a.any(axis=1) & ~gate if kind != AND_NOT else a.all(axis=1)
     return [
-        f"- **{down}:{row['child']}** ← {words}: F1 {fit.f1[0]:.3f} (precision {fit.precision[0]:.3f}, recall {fit.recall[0]:.3f}), "
-        f"gain over {name(up, int(row['best']))} {gain:.3f} ({row['lower']:.3f} to {row['upper']:.3f}), {row['deciding']:,} deciding "
-        f"documents since token {start:,}. Child active, by parents: {table}.",
-        f"  Gate and child: {example(run, ids, gate & y, start)}; gate does not hold: {example(run, ids, alone & ~y, start)}; child "
-        f"without gate: {example(run, ids, y & ~gate, start)}",
+        f"- **{down}:{row['child']}** ← {words}: F1 {fit.f1[0]:.3f} (precision {fit.precision[0]:.3f}, recall {fit.recall[0]:.3f}),"
+        f" gain over {name(up, int(row['best']))} {gain:.3f} ({row['lower']:.3f} to {row['upper']:.3f}), {row['deciding']:,}"
+        f" deciding documents since token {start:,}. Child active, by parents: {table}.",
+        f"  Gate and child: {example(run, ids, gate & y, start)}; no gate: {example(run, ids, alone & ~y, start)}; child without "
+        f"gate: {example(run, ids, y & ~gate, start)}",
     ]
 
 

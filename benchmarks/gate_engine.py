@@ -28,7 +28,7 @@ class Engine:
     def __init__(self, up: int, down: int) -> None:
         """Nothing counted."""
         self.state = State.zero((up, down))
-        self._convergence = Convergence(self.state.pairs)
+        self._convergence = Convergence([PAIR])
         self._effects = Effects((up, down))
         self._position = 0
 
