@@ -12,6 +12,7 @@ from benchmarks.brute_force import Feature
 from benchmarks.relation_check import Flow
 from benchmarks.relation_run import Run
 from engine.views.answers import EstimateAnswer, NeighborAnswer
+from engine.views.records import CONTEXTS
 from engine.views.relation_answers import KINDS, LineageAnswer, LinkAnswer, MatchAnswer, SpecializationAnswer
 from engine.views.requests import ContextAnswer
 
@@ -125,15 +126,14 @@ def in_words(number: EstimateAnswer | NeighborAnswer, measure: str) -> str:
 
 
 def both_fire(run: Run, up: str, down: str, of: str | None = None) -> str:
-    """The text on which both features fire most, of the three strongest contexts of one of them, the upstream one by default."""
-    places = []
-    for context in contexts(run, of or up, up, down):
-        both = [min(pair) for pair in zip(context.values[up], context.values[down], strict=True)]
-        places.append((max(both), both.index(max(both)), context))
-    value, at, context = max(places, key=lambda one: one[0])
-    if value <= 0:
-        return f"they don't fire together in the strongest contexts of {of or up}"
-    return f"{text(context, at)} ({context.values[up][at]:.1f} and {context.values[down][at]:.1f})"
+    """The text of the strongest activation of one of two features, the upstream one by default, at which the other fires too."""
+    of = of or up
+    for context in contexts(run, of, up, down):
+        at = context.position
+        values = context.values[up][at], context.values[down][at]
+        if min(values) > 0:
+            return f"{text(context, at)} ({values[0]:.1f} and {values[1]:.1f})"
+    return f"they don't fire together at the strongest activations of {of}"
 
 
 def fires(run: Run, feature: str) -> str:
@@ -143,9 +143,9 @@ def fires(run: Run, feature: str) -> str:
 
 
 def contexts(run: Run, of: str, *features: str) -> list[ContextAnswer]:
-    """The three strongest contexts of a feature, with the activations of others."""
+    """The strongest contexts of a feature, with the activations of others."""
     asked = list(dict.fromkeys([of, *features]))
-    found = run.ask(lambda views: views.contexts([feature_of(one) for one in asked], 3)).contexts
+    found = run.ask(lambda views: views.contexts([feature_of(one) for one in asked], CONTEXTS)).contexts
     return [context for context in found if context.feature == of]
 
 

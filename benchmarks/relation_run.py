@@ -92,7 +92,7 @@ def counted(corpus: str, texts: Sequence[str], segment_tokens: int = 65_536) -> 
                 segment = loop.corpus.read(number)
                 for units in loop.micro_batch.batches(segment):
                     encoded = loop.encoder.encode(segment, units)
-                    loop.state.add(encoded.batch, encoded.set_aside)
+                    loop.state.add(encoded.batch, encoded.set_aside, encoded.projections)
                     loop.batches.append(encoded.batch)
                 batches += loop.batches
                 loop.finish(segment)

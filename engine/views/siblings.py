@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NECESSITY, COVERAGE = 0.7, 0.6
 """Of a group's children, each, and all of them by the sum of their joint counts. Below the defaults of the question (0.8 both), so
-that it can be asked more widely: on the demo that makes 110 groups per layer pair instead of 37, and 0.26 µs a token."""
+that it can be asked more widely: on the demo that makes 110 groups per layer pair instead of 37, and 0.3 µs a token."""
 
 SHARE, MOST_SHARE = 0.05, 0.9
 """Of the parent's tokens, a child's: `engine.measures.specialization` takes no smaller child, and a larger one is the parent."""
@@ -35,7 +35,7 @@ SURE_NECESSITY, SURE_SHARE = 0.75, 0.07
 groups in 100 begin anew at every choice of the demo, with these it is 1 to 2."""
 
 MOST_GROUPS = 2_000
-"""Per layer pair: 8 MB of cells. The demo has 664 in all six."""
+"""Per layer pair: 8 MB of cells. The demo has 800 in all six."""
 
 MIN_SUPPORT = 10
 
