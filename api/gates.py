@@ -25,12 +25,11 @@ from engine.views.gate_answers import (
     FeatureGatesAnswer,
     GatesAnswer,
     PaperGatesAnswer,
-    candidates,
     chosen,
     first_order,
     gate_answers,
-    waiting,
 )
+from engine.views.gate_waiting import candidates, waiting
 from engine.views.reader import Views
 from engine.views.records import CONTEXTS
 from engine.views.relations import GatesRequest, pair_of

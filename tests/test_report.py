@@ -281,7 +281,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Eng
     with pytest.MonkeyPatch.context() as patch, api_process(folder, run) as (api, _):
         patch.setattr(api_engine, "RUN", run)
         engine = Engine(api.settings)
-        engine.live._decode = lambda token: HOSTILE if token % 2 else f"{ENDING}{{{{ 7 * 6 }}}}"
+        engine.live._contexts._decode = lambda token: HOSTILE if token % 2 else f"{ENDING}{{{{ 7 * 6 }}}}"
         worker = threading.Thread(target=Worker(api.settings, stop).run)
         worker.start()
         yield api, engine

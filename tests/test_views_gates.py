@@ -17,8 +17,9 @@ from engine.measures.gate_tests import GATE, verdicts
 from engine.measures.gates import explained_bits, gate_counts
 from engine.views.connection import connect
 from engine.views.effects import Effects
-from engine.views.gate_answers import gate_answers, waiting
+from engine.views.gate_answers import gate_answers
 from engine.views.gate_records import BLOCK, GATE_ROW, GateRecords, GatesRecord, Needed, judge
+from engine.views.gate_waiting import waiting
 from engine.views.keys import Keys
 from engine.views.publisher import Publisher
 from engine.views.records import ConvergenceRecord

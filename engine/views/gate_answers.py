@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -15,7 +14,7 @@ from engine.measures.gate_tests import NONE, TESTS, VERDICTS, gate_evidence
 from engine.measures.gates import AND_NOT, KINDS, PARENTS, TWO_OF_THREE, Quality, gate_counts, quality
 from engine.measures.intervals import MIN_DOCUMENTS, MIN_EFFECTIVE
 from engine.views.answers import SnapshotAnswer, name
-from engine.views.gate_records import GatesRecord, Needed
+from engine.views.gate_records import Needed
 
 Kind = Literal["and", "or", "and_not", "k_of_n"]
 Verdict = Literal["gate", "joint", "none"]
@@ -293,58 +292,6 @@ def number(value: float | np.floating) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def waiting(feature: tuple[int, int], count: int, records: Sequence[GatesRecord], choices: str | None) -> str | None:
-    """Why no gate of a feature is shown, and what that waits for.
-
-    Args:
-        feature: (layer, index).
-        count: tokens at which it was active.
-        records: that hold it, one per layer pair in which it is downstream.
-        choices: the filter that left nothing, None for the default one.
-    """
-    who, at = f"feature {name(feature)}", feature[1]
-    of_child = [(record, record.rows()[record.rows()["child"] == at]) for record in records]
-    judged = [(record, rows) for record, rows in of_child if len(rows)]
-    if judged:
-        best = max(float(gate_evidence(rows["kind"], rows["log_e"])[0].max()) for _, rows in judged)
-        gates = sum(len(rows) for _, rows in judged)
-        if choices not in (None, "gate", "joint") or any((rows["verdict"] != NONE).any() for _, rows in judged):
-            return f"{who} has {_many(gates, 'nominated gate')}, none of them with the verdict {choices!r}"
-        are = "is" if gates == 1 else "are"
-        needed = _e(judged[0][0].needed.gate)
-        return (
-            f"{_many(gates, 'gate')} of {who} {are} being judged: the best evidence so far is {_e(best)}, and {needed} is needed; "
-            "verdict=any shows them"
-        )
-    if not count:
-        return f"{who} never fired: nothing upstream can be related to it"
-    fired = f"{who} fired on {_many(count, 'token')}"
-    parents = {(record.up, int(one)) for record in records for one in record.parents()[at - record.first] if one >= 0}
-    if len(parents) < 2:
-        seen = "no upstream feature is" if not parents else f"only {name(min(parents))} is"
-        return (
-            f"{fired}; {seen} significantly related yet, and a gate has two parents: it waits for text in which they fire together"
-        )
-    since = max(int(record.since()[at - record.first]) for record in records)
-    return (
-        f"{fired}; its {len(parents)} candidate parents are counted since token {since:,}, and a gate is nominated when one "
-        "describes the feature in fewer bits than its best single parent, where choices are made: whenever the tokens have grown "
-        "by a fifth"
-    )
-
-
-def candidates(feature: tuple[int, int], records: Sequence[GatesRecord]) -> list[CandidatesAnswer]:
-    """The candidate parents of a feature, by upstream layer."""
-    found = []
-    for record in records:
-        at = feature[1] - record.first
-        parents = [name((record.up, one)) for one in record.parents()[at].tolist() if one >= 0]
-        since = int(record.since()[at]) if parents else None
-        nominated = int(record.nominations()[at])
-        found.append(CandidatesAnswer(layer=record.up, features=parents, counted_from=since, nominated=nominated))
-    return found
-
-
 def hypotheses(children: int) -> int:
     """K: gates that could be put forward of so many children."""
     return MOST_NOMINATIONS * children
@@ -400,7 +347,7 @@ def _reason(pair: tuple[int, int], row: np.void, evidence: float, needed: Needed
         return None
     if evidence >= needed.gate:
         return f"another gate of {name((pair[1], int(row['child'])))} explains more of it"
-    return f"the evidence so far is {_e(evidence)}, and {_e(needed.gate)} is needed"
+    return f"the evidence so far is {e_value(evidence)}, and {e_value(needed.gate)} is needed"
 
 
 def _cells(pair: tuple[int, int], row: np.void) -> list[GateCellAnswer]:
@@ -417,15 +364,11 @@ def _cells(pair: tuple[int, int], row: np.void) -> list[GateCellAnswer]:
     return found
 
 
-def _e(log_e: float) -> str:
+def e_value(log_e: float) -> str:
     """An e-value from its logarithm, which may be far beyond what a float holds."""
     if abs(log_e) < 7:
         return f"E = {math.exp(log_e):.3g}"
     return f"E = 10^{log_e / math.log(10):.1f}"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
 def chosen(rows: np.ndarray, verdict: str | None) -> np.ndarray:

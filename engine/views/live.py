@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -37,17 +37,17 @@ from engine.views.answers import (
     pair_names,
 )
 from engine.views.connection import connect
-from engine.views.contexts import Chosen, EncodeWindows, context_steps
+from engine.views.context_queries import ContextQueries
+from engine.views.contexts import EncodeWindows
 from engine.views.corpora import CorpusQueries
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
-from engine.views.gate_contexts import check_gate, gate_context_steps
 from engine.views.intervals import interval_rows
 from engine.views.keys import Keys
 from engine.views.neighbor_rows import NeighborRows, OneSide
 from engine.views.paper_gates import PaperQueries
 from engine.views.pins import PinQueries
-from engine.views.records import CONTEXTS, NEIGHBOR
+from engine.views.records import NEIGHBOR
 from engine.views.requests import (
     REPLY_SECONDS,
     CompareEdgesRequest,
@@ -76,10 +76,6 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
-
-MOST_CONTEXTS = 16
-"""Features of one contexts request: each of their windows may need a forward pass of its own, some 20 ms, in which nothing is
-counted."""
 
 _POLL_SECONDS = 0.25  # how long a pop waits, and with it how long `stop` may take
 _AWAY_SECONDS = 0.2  # between attempts while Redis is away
@@ -128,7 +124,7 @@ class LiveQueries(threading.Thread):
         self._state = state
         self._lock = lock
         self._cosines = cosines or DecoderCosines(None, ())
-        self._decode = decode
+        self._contexts = ContextQueries(description, state, lock, decode)
         self._effects = effects or Effects(description.dictionaries)
         self._open: deque[tuple[Envelope, Iterator[ContextsAnswer | GateContextsAnswer | None]]] = deque()  # begun by the main loop
         self._ending = threading.Event()
@@ -177,8 +173,7 @@ class LiveQueries(threading.Thread):
             self._woken.clear()
             while not self.pending.empty():
                 envelope, request = self.pending.get_nowait()
-                gate = isinstance(request, GateContextsRequest)
-                self._open.append((envelope, self._gate_contexts(request, windows) if gate else self._contexts(request, windows)))
+                self._open.append((envelope, self._contexts.steps(request, windows)))
             if not self._open:
                 break
             envelope, steps = self._open.popleft()
@@ -365,41 +360,6 @@ class LiveQueries(threading.Thread):
         intervals = interval_rows(watched, found[found >= 0])
         intervals["index"] = chosen[found >= 0]
         return NeighborRows(layer, rows, intervals, len(marginals.by_half))
-
-    def _contexts(self, request: ContextsRequest, windows: EncodeWindows) -> Iterator[ContextsAnswer | None]:
-        """See `context_steps`; what is wrong with the request is raised by the first step."""
-        if not 1 <= len(request.features) <= MOST_CONTEXTS:
-            raise BadValue(f"{len(request.features)} features: contexts are given for 1 to {MOST_CONTEXTS} at a time")
-        if not 1 <= request.k <= CONTEXTS:
-            raise BadValue(f"k = {request.k}: of each feature the 1 to {CONTEXTS} strongest contexts are given")
-        for feature in request.features:
-            self._check(feature)
-        with self._lock:
-            tokens, chosen = self._state.tokens, self._strongest(request.features, request.k)
-        yield from context_steps(request.features, chosen, tokens, windows, self._decode)
-
-    def _gate_contexts(self, request: GateContextsRequest, windows: EncodeWindows) -> Iterator[GateContextsAnswer | None]:
-        """See `gate_context_steps`; errors as `_contexts`."""
-        if not 1 <= request.k <= CONTEXTS:
-            raise BadValue(f"k = {request.k}: of each group 1 to {CONTEXTS} contexts are given")
-        features = [request.child, *request.parents]
-        for feature in features:
-            self._check(feature)
-        check_gate(request, list(self._state.pairs))
-        with self._lock:
-            tokens, chosen = self._state.tokens, self._strongest(features, CONTEXTS)
-        limits = [self._state.shape.thresholds[layer] for layer, _ in features]
-        above = [0.0 if limit is None else float(limit[index]) for limit, (_, index) in zip(limits, features, strict=True)]
-        yield from gate_context_steps(request, chosen, above, tokens, windows, self._decode)
-
-    def _strongest(self, features: Sequence[tuple[int, int]], k: int) -> list[Chosen]:
-        """The k strongest activations of each feature, under the lock."""
-        chosen = []
-        for layer, index in features:
-            part = self._state.strongest[layer]
-            best = zip(part.value[index, :k].tolist(), part.position[index, :k].tolist(), strict=True)
-            chosen += [Chosen((layer, index), value, position) for value, position in best if position >= 0]
-        return chosen
 
     def _marginal(self, feature: tuple[int, int]) -> OneSide:
         layer, index = feature
