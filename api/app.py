@@ -15,7 +15,21 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from api import activations, compare, convergence, corpora, edges, events, features, health, relations, similarity, status, watch
+from api import (
+    activations,
+    compare,
+    convergence,
+    corpora,
+    edges,
+    events,
+    features,
+    gates,
+    health,
+    relations,
+    similarity,
+    status,
+    watch,
+)
 from api.calibration import RefuseWhileCalibrating
 from api.metrics import RequestMetrics
 from api.page import page, web_files
@@ -66,7 +80,16 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
     app = Litestar(
         route_handlers=[
             *(status.ROUTES + corpora.ROUTES + activations.ROUTES + features.ROUTES + similarity.ROUTES),
-            *(relations.ROUTES + edges.ROUTES + compare.ROUTES + watch.ROUTES + convergence.ROUTES + events.ROUTES + health.ROUTES),
+            *(
+                relations.ROUTES
+                + gates.ROUTES
+                + edges.ROUTES
+                + compare.ROUTES
+                + watch.ROUTES
+                + convergence.ROUTES
+                + events.ROUTES
+                + health.ROUTES
+            ),
             page,
             web_files(),
         ],

@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from api import relation_tables, tables
+from api import gate_tables, relation_tables, tables
 from api.client import Client, chunks, media_type
 from engine.errors import BadInput, NotReady, SaestreamError
 from engine.settings import load
@@ -271,6 +271,36 @@ def specializations(
             limit=limit,
         )
     console.print(relation_tables.specializations(answer))
+
+
+@app.command()
+def gates(
+    feature: Annotated[
+        str | None, typer.Argument(help="layer:index: the gates that it computes; without it, those of the run")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="and, or, and_not or k_of_n; all by default")] = None,
+    verdict: Annotated[str | None, typer.Option(help="gate, joint, none or any; gate and joint by default")] = None,
+    min_f1: Annotated[float | None, typer.Option(help="smallest F1")] = None,
+    min_gain: Annotated[float | None, typer.Option(help="smallest gain over the best single parent")] = None,
+    layer: Annotated[int | None, typer.Option(help="of features in this layer only")] = None,
+    sort: Annotated[str | None, typer.Option(help="f1 (the default), gain, evidence or support, largest first")] = None,
+    cells: Annotated[bool, typer.Option("--cells", help="with the truth table of each gate")] = False,
+    limit: Annotated[int | None, typer.Option(help="how many to show; 20 by default")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Features that are boolean gates of features of an earlier layer, with how well they fit and what shows it."""
+    of_run = {"kind": kind, "min_f1": min_f1, "min_gain": min_gain, "layer": layer, "sort": sort, "limit": limit}
+    if feature is not None:
+        at, index = _feature(feature)
+        if given := [name for name, value in of_run.items() if value is not None]:
+            option = f"--{given[0].replace('_', '-')} {of_run[given[0]]}"
+            raise BadInput(f"{option}: it chooses among the gates of the run, and those of {feature} are shown whole")
+        with Client(url) as client:
+            console.print(gate_tables.of_feature(client.get(f"/v1/features/{at}/{index}/gates", verdict=verdict, cells=cells)))
+        return
+    with _patient(url) as client:
+        answer = client.get("/v1/gates", **{**of_run, "limit": 20 if limit is None else limit}, verdict=verdict, cells=cells)
+    console.print(gate_tables.of_run(answer))
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from litestar import Request, Response, get
@@ -10,9 +9,9 @@ from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from api.negotiation import answer
-from api.parameters import known_corpus, within
+from api.parameters import known_corpus, offset_of, within
 from engine.corpus.inbox import Inbox
-from engine.errors import BadInput, BadValue
+from engine.errors import BadValue
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer
 from engine.views.reader import Views
 from engine.views.requests import CompareEdgesRequest, CompareRequest
@@ -79,9 +78,7 @@ def _check(inbox: Inbox, a: str, b: str, limit: int, cursor: str | None) -> int:
         known_corpus(inbox, corpus)
     if a == b:
         raise BadValue(f"a and b are both {a!r}: a corpus does not differ from itself, name two")
-    if cursor is not None and not re.fullmatch(r"\d{1,9}", cursor, re.ASCII):
-        raise BadInput(f"cursor = {cursor!r}: it must be `next` of the page before")
-    return int(cursor or 0)
+    return offset_of(cursor)
 
 
 ROUTES = [compare, compare_edges]

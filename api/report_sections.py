@@ -12,12 +12,14 @@ from typing import Any
 from api import report_charts as charts
 from api import report_texts as texts
 from api.client import Client
+from api.gate_tables import formula
 from api.report_charts import Chart
 from api.tables import number
 from engine.measures.relations import consecutive
 
 EXAMPLES = 3  # pairs that are listed of each layer pair; the first one with its text
 SPECIALIZATIONS = 4
+GATES = 10
 TEXTS_OF_CHILDREN = 5  # children whose text is shown, the largest ones: each is a window that the engine encodes again
 RELAXED = {"threshold": 0.5, "coverage": 0.5, "max_overlap": 0.5}
 
@@ -313,6 +315,29 @@ def specializations(client: Client, run: Run) -> Section:
     )
 
 
+def gates(client: Client, run: Run) -> Section:
+    """`/v1/gates`: how many of each kind, and those whose gain over a single parent is certainly the largest; where none is shown
+    yet, those with most evidence."""
+    answer = client.get("/v1/gates", sort="gain", cells=True, limit=GATES)
+    shown = bool(answer["items"])
+    if not shown:
+        answer = client.get("/v1/gates", sort="evidence", verdict="any", cells=True, limit=EXAMPLES)
+    examples = []
+    for gate in answer["items"]:
+        told, missing = texts.gate(client, gate)
+        examples.append({"gate": gate, "formula": formula(gate), "texts": told, "missing": missing})
+    return Section(
+        name="gates",
+        title="Boolean gates",
+        meaning="A feature is a gate where two or three features of an earlier layer, joined by and, or, and not, or two of three, "
+        "predict it better together than any of them alone, and no common cause explains that; where one is not excluded it "
+        "is a joint action. Everything is from text after a gate was put forward, and of all that are called gates at most "
+        f"{answer['alpha']:.0%} are false.",
+        source=source_of(answer),
+        shown={"answer": answer, "examples": examples, "certain": shown},
+    )
+
+
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
@@ -329,5 +354,6 @@ SECTIONS: tuple[Callable[[Client, Run], Section], ...] = (
     histograms,
     pass_through,
     specializations,
+    gates,
 )
 """In the order in which a report shows them."""

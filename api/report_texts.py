@@ -69,6 +69,33 @@ def family(client: Client, parent: str, children: Sequence[str]) -> Texts:
     return Texts(shown, [one["reason"] for one in answer["missing"]], answer["snapshot"]["tokens"])
 
 
+def gate(client: Client, found: Any) -> tuple[list[tuple[str, Texts]], str | None]:
+    """The strongest text of each group of a gate, with what it shows; and why there is none just now."""
+    parents = [parent["feature"] for parent in found["parents"]]
+    try:
+        answer = client.get("/v1/gates/contexts", child=found["child"], kind=found["kind"], parents=",".join(parents), k=1)
+    except NotReady as error:
+        return [], error.message
+    tokens = answer["snapshot"]["tokens"]
+    shown = [(_says(one), Texts([_shown(one, found["child"], parents)], [], tokens)) for one in answer["contexts"]]
+    missing = answer["missing"]
+    return shown, missing[0]["reason"] if missing and not shown else None
+
+
+def _says(context: Any) -> str:
+    """What a context of a gate shows, as a sentence."""
+    active = context["active"]
+    if context["group"] == "all":
+        what = "All parents fire"
+    elif context["group"] == "some":
+        what = f"Only {' and '.join(active)} fire{'s' if len(active) == 1 else ''}"
+    else:
+        what = "No parent fires"
+    gate = "holds" if context["holds"] else "does not hold"
+    child = "fires" if context["child_active"] else "is silent"
+    return f"{what}: the gate {gate}, {'and' if context['holds'] == context['child_active'] else 'but'} the child {child}."
+
+
 def _contexts(client: Client, feature: str, others: Sequence[str], k: int) -> Any:
     """The server's answer, or the sentence why there is none just now: a report without its texts is still one."""
     try:
@@ -92,7 +119,7 @@ def _shown(context: Any, first: str, others: Sequence[str]) -> Shown:
             text=_visible(context["tokens"][at]) if own[at] > 0 or theirs[at] > 0 else context["tokens"][at],
             fires=_fires(own[at], theirs[at]),
             heat=own[at] / strongest,
-            values=f"{first} {own[at]:.2f}, {others[0] if len(others) == 1 else 'children'} {theirs[at]:.2f}",
+            values=f"{first} {own[at]:.2f}, {others[0] if len(others) == 1 else 'the others'} {theirs[at]:.2f}",
             peak=at == context["position"],
         )
         for at in range(start, end)

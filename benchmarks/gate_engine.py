@@ -14,25 +14,27 @@ from engine.corpus.segment import Piece
 from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from engine.views.convergence import Convergence
+from engine.views.effects import Effects
 from engine.views.gate_choices import choose_gates
-from engine.views.gate_records import judged
+from engine.views.gate_records import judge
 from kernels import Csr
 
 PAIR = (0, 1)
 
 
 class Engine:
-    """One layer pair of a `State`."""
+    """One layer pair of a `State`, which is `state`."""
 
     def __init__(self, up: int, down: int) -> None:
         """Nothing counted."""
-        self._state = State.zero((up, down))
-        self._convergence = Convergence(self._state.pairs)
+        self.state = State.zero((up, down))
+        self._convergence = Convergence([PAIR])
+        self._effects = Effects((up, down))
         self._position = 0
 
     def add(self, segment: Segment) -> None:
         """Count a segment, and choose at its end what is to be chosen there."""
-        state, lengths = self._state, segment.lengths.tolist()
+        state, lengths = self.state, segment.lengths.tolist()
         pieces = [
             Piece("stream", "stream", segment.first_document + at, None, int(half), 0, length, True)
             for at, (half, length) in enumerate(zip(segment.halves, lengths, strict=True))
@@ -50,15 +52,17 @@ class Engine:
         self._position += tokens
         if self._convergence.observe(state, ["stream"]):
             choose_gates(state, clusters, self._position)
+            self._effects.update(state)
 
     def candidates(self) -> np.ndarray:
         """int32 `[Dd, m]`."""
-        return self._state.gate_tables[PAIR].parents
+        return self.state.gate_tables[PAIR].parents
 
     def gates(self) -> Gates:
         """All nominated gates that are live, with their verdicts now."""
-        gates = self._state.gates[PAIR]
-        return Gates(gates.children.astype(np.int64), gates.kinds, gates.parents.astype(np.int64), judged(self._state)[PAIR])
+        gates = self.state.gates[PAIR]
+        verdict = judge(self.state, self._effects).rows[PAIR]["verdict"]
+        return Gates(gates.children.astype(np.int64), gates.kinds, gates.parents.astype(np.int64), verdict)
 
 
 def _csr(layer: Layer) -> Csr:

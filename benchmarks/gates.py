@@ -1,6 +1,6 @@
 """Whether planted gates come back, and whether nothing else does: the recipe on streams whose gates are known.
 
-    python -m benchmarks.gates [--quick] [planted] [noise] [causes] [gain]
+    python -m benchmarks.gates [--quick] [--through engine|recipe] [--seeds N] [planted] [noise] [causes] [gain]
 
 1. `planted`: `benchmarks.gate_streams` with label noise 0, 2 and 10 %, and with parents that share 30 % of their tokens or have
    nothing to do with each other, put through a `Finder`, some seeds each. Recall is taken over gates with at least 50 *deciding*
@@ -8,7 +8,8 @@
 2. `noise`, `causes`: 100 smaller streams of pure noise with topics, bursts and drift shared by both layers, and 100 of common
    causes that their reports miss: in how many a gate is published after any segment.
 3. The paper's own rule and plain description length stand beside it, on the same streams.
-4. `gain`: how often the interval of the gain ever misses (`benchmarks.gate_gain`).
+4. They go through the engine's own state (`benchmarks.gate_engine`), or through the plain recipe that it is held against.
+5. `gain`: how often the interval of the gain ever misses (`benchmarks.gate_gain`).
 
 False means: the child has no planted gate, or a reported parent is none of its parents. Everything is a function of fixed seeds.
 """
@@ -25,6 +26,7 @@ import numpy as np
 from scipy import sparse
 
 from benchmarks import gate_gain, rows
+from benchmarks.gate_engine import Engine
 from benchmarks.gate_recipe import Finder, Gates, Recipe
 from benchmarks.gate_streams import GateSpec, GateStream
 from engine.measures.gate_candidates import paper_rule
@@ -47,6 +49,8 @@ SMALL = GateSpec(tokens=200_000, up=300, down=300, gates=0, others=0, causes=0, 
 NOTHING = {"noise": SMALL, "causes": SMALL._replace(causes=60, misses_only=True)}
 
 DECIDING = 50
+
+FINDERS: dict[str, Callable[[int, int], Finder]] = {"engine": Engine, "recipe": Recipe}
 
 
 class Tally(NamedTuple):
@@ -127,7 +131,7 @@ class Run(NamedTuple):
     most: int
 
 
-def through(stream: GateStream, make: Callable[[int, int], Finder] = Recipe) -> Run:
+def through(stream: GateStream, make: Callable[[int, int], Finder] = Engine) -> Run:
     """Puts a stream through a finder, which is made from the sizes of the two dictionaries."""
     finder = make(stream.spec.up, stream.spec.down)
     chosen, given = (np.full(len(stream.planted), -1, np.int64) for _ in range(2))
@@ -165,7 +169,7 @@ def methods(stream: GateStream, finder: Finder) -> Iterator[tuple[str, Gates]]:
         yield f"paper's rule at {threshold}", Gates(found.child, found.kind, parents, np.full(len(found.child), GATE, np.uint8))
 
 
-def planted_rows(seeds: int, spec: GateSpec, make: Callable[[int, int], Finder] = Recipe) -> list[dict[str, object]]:
+def planted_rows(seeds: int, spec: GateSpec, make: Callable[[int, int], Finder] = Engine) -> list[dict[str, object]]:
     """A row for each setting and method, over all seeds."""
     new = []
     for name, changed in SETTINGS.items():
@@ -184,12 +188,20 @@ def planted_rows(seeds: int, spec: GateSpec, make: Callable[[int, int], Finder] 
             of = {kind: [int(part[at]) for part in one[:3]] for at, kind in enumerate(KINDS)}
             more = {"published": one.published, "false": one.false, "false_of": one.false_of}
             new.append(
-                rows.row("gates", f"{name}: {method}", sizes, timing, eligible_found_right=of, through=make.__name__, **more)
+                rows.row(
+                    "gates",
+                    f"{name}: {method}",
+                    sizes,
+                    timing,
+                    eligible_found_right=of,
+                    through=getattr(make, "__name__", ""),
+                    **more,
+                )
             )
     return new
 
 
-def nothing_row(what: str, seeds: range, make: Callable[[int, int], Finder] = Recipe) -> dict[str, object]:
+def nothing_row(what: str, seeds: range, make: Callable[[int, int], Finder] = Engine) -> dict[str, object]:
     """In how many streams without a gate each method publishes one: the recipe after any segment, the others at the end."""
     began, cpu = time.perf_counter(), time.process_time()
     streams: dict[str, int] = {}
@@ -201,23 +213,27 @@ def nothing_row(what: str, seeds: range, make: Callable[[int, int], Finder] = Re
             streams[method] = streams.get(method, 0) + (count > 0)
     log.info("%s: of %d streams with something published: %s", what, len(seeds), streams)
     sizes = {"tokens": SMALL.tokens, "up": SMALL.up, "down": SMALL.down, "streams": len(seeds), "first_seed": seeds.start}
-    return rows.row("gates", what, sizes, _timing(began, cpu), through=make.__name__, streams_with_a_gate=streams)
+    return rows.row("gates", what, sizes, _timing(began, cpu), through=_name(make), streams_with_a_gate=streams)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="planted|noise|causes|gain", help="what to run; all of it by default")
     parser.add_argument("--quick", action="store_true", help="a seed a setting, 5 streams of nothing: whether it runs")
+    parser.add_argument("--through", choices=list(FINDERS), default="engine", help="what the streams go through")
+    parser.add_argument("--seeds", type=int, help="streams of each setting (3), and of noise and causes (100)")
     options = parser.parse_args()
+    make = FINDERS[options.through]
     parts = options.parts or ["planted", *NOTHING, "gain"]
     if unknown := set(parts) - {"planted", *NOTHING, "gain"}:
         parser.error(f"there is no part {', '.join(unknown)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if "planted" in parts:
-        rows.append(planted_rows(1, GateSpec(tokens=300_000)) if options.quick else planted_rows(3, GateSpec()))
+        spec = GateSpec(tokens=300_000) if options.quick else GateSpec()
+        rows.append(planted_rows(options.seeds or (1 if options.quick else 3), spec, make))
     for what in NOTHING:
         if what in parts:
-            rows.append([nothing_row(what, range(5 if options.quick else 100))])
+            rows.append([nothing_row(what, range(options.seeds or (5 if options.quick else 100)), make)])
     if "gain" in parts:
         rows.append(gate_gain.coverage_rows(options.quick))
 
@@ -228,6 +244,10 @@ def _line(setting: str, method: str, one: Tally) -> str:
         f"{setting}: {method}: {kinds}  kind right {one.right.sum()}/{one.found.sum()}  "
         f"false {one.false} of {one.published} {one.false_of}"
     )
+
+
+def _name(make: Callable[[int, int], Finder]) -> str:
+    return next(name for name, finder in FINDERS.items() if finder is make)
 
 
 def _timing(began: float, cpu: float) -> rows.Timing:

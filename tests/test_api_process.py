@@ -18,10 +18,11 @@ from api import answers, health
 from api.examples import ANSWERS, PROBLEM
 from api.problems import Problem
 from engine.views import edge_answers as edges
+from engine.views import gate_answers as gates
 from engine.views import relation_answers as relations
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, PinAnswer, PinnedAnswer
-from engine.views.requests import ContextsAnswer
+from engine.views.requests import ContextsAnswer, GateContextsAnswer
 
 HEAVY = ("torch", "sae_lens", "transformer_lens", "transformers", "datasets", "tokenizers", "triton", "scipy.sparse", "pandas")
 
@@ -35,6 +36,10 @@ TYPES = {
     ("get", "/v1/features/{layer}/{index}"): answers.FeatureAnswer,
     ("get", "/v1/features/{layer}/{index}/contexts"): ContextsAnswer,
     ("get", "/v1/features/{layer}/{index}/neighbors"): NeighborsAnswer,
+    ("get", "/v1/features/{layer}/{index}/gates"): gates.FeatureGatesAnswer,
+    ("get", "/v1/gates"): gates.GatesAnswer,
+    ("get", "/v1/gates/paper"): gates.PaperGatesAnswer,
+    ("get", "/v1/gates/contexts"): GateContextsAnswer,
     ("get", "/v1/similarity"): SimilarityAnswer,
     ("get", "/v1/compare"): CompareAnswer,
     ("get", "/v1/compare/edges"): CompareEdgesAnswer,

@@ -147,7 +147,7 @@ def test_the_report_has_every_section_and_its_texts_are_of_the_corpora(service: 
     with Client(str(service.http.base_url), timeout=75.0) as client:
         sections = {section.name: section for section in gather(client).sections}
         html = render(gather(client))
-    assert list(sections) == ["flow", "dead", "convergence", "histograms", "pass_through", "specializations"]
+    assert list(sections) == ["flow", "dead", "convergence", "histograms", "pass_through", "specializations", "gates"]
     assert "decoder_cosine" in sections["histograms"].charts
     examples = sections["pass_through"].shown["examples"] + sections["specializations"].shown["examples"]
     shown = [one for example in examples for one in example["texts"].shown]

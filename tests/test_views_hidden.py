@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from views_rig import PAIRS, Rig, cosines, counted, dense_activations, description, private_redis, publish
 
 from engine.analysis import answers
-from engine.analysis.snapshot import SnapshotReader, Whole
+from engine.analysis.snapshot import SnapshotReader
 from engine.counts.state import State
 from engine.encoder.description import RunDescription
 from engine.errors import Unknown
@@ -165,7 +166,7 @@ def test_flow_counts_disappeared_features_that_are_hidden_as_a_loop_does(
     state = with_hidden(counted(dense_activations(300)))
     publish(rig.publisher(decoder=cosines()), state)
     read = reader_of(rig).read()
-    whole = Whole(read.snapshot, run_of_widths(48, 48, 48), read.graph, read.hidden)
+    whole = dataclasses.replace(read, run=run_of_widths(48, 48, 48))
     request = FlowRequest(
         measure="jaccard", threshold=0.25, min_support=2, hidden_share=share, hidden_factor=factor, hidden_windows=windows
     )
@@ -204,7 +205,7 @@ def replace(request: FlowRequest, pair: tuple[int, int], kind: str) -> FlowReque
 def test_flow_says_why_a_layer_pair_has_no_medians(rig: Rig) -> None:
     publish(rig.publisher(decoder=cosines()), counted(dense_activations(300)))
     read = reader_of(rig).read()
-    whole = Whole(read.snapshot, run_of_widths(48, 192, 48), read.graph, read.hidden)
+    whole = dataclasses.replace(read, run=run_of_widths(48, 192, 48))
     answer, _ = answers.flow(whole, FlowRequest(measure="jaccard", threshold=0.25, min_support=2))
     by_pair = dict(zip(sorted(PAIRS), (pair.hidden for pair in answer.pairs), strict=True))
     assert by_pair[0, 1].all is None and by_pair[0, 1].hidden is None

@@ -27,6 +27,8 @@ from engine.errors import NotReady
 from engine.measures.relations import Edges, FeatureGraph, LayerCounts, Pair
 from engine.measures.siblings import SiblingGroups
 from engine.views import scripts
+from engine.views.gate_records import BLOCK as GATES_BLOCK
+from engine.views.gate_records import GATE_ROW, GatesRecord, Needed
 from engine.views.hidden import BLOCK, HIDDEN, HiddenRecord
 from engine.views.keys import Keys
 from engine.views.records import INTERVAL, NEIGHBOR, ORDER_DIGITS, FeatureRecord, NeighborTable, Snapshot
@@ -47,13 +49,17 @@ class WatchedEdges(NamedTuple):
 
 @dataclass(frozen=True)
 class Whole:
-    """A snapshot that was read whole; `hidden`: layer pair → `HIDDEN [Du]`."""
+    """A snapshot that was read whole; `hidden`: layer pair → `HIDDEN [Du]`; `gates`: layer pair → `GATE_ROW [G]`; `needed`: the
+    evidence that one more of them needs; `children`: of all layer pairs."""
 
     snapshot: Snapshot
     run: RunDescription
     graph: FeatureGraph
     watched: Mapping[Pair, WatchedEdges]
     hidden: dict[Pair, np.ndarray]
+    gates: dict[Pair, np.ndarray]
+    needed: Needed
+    children: int
     siblings: Mapping[Pair, SiblingGroups] = field(default_factory=dict)
 
 
@@ -92,9 +98,10 @@ class SnapshotReader:
             records = self._records(run.dictionaries, order)
             hidden = None if records is None else self._hidden(records, run.dictionaries, order)
             siblings = None if records is None else self._siblings(_pairs(records, run.dictionaries), order)
-            if records is not None and hidden is not None and siblings is not None:
+            gates = None if records is None or hidden is None else self._gates(list(hidden), run.dictionaries, order)
+            if records is not None and hidden is not None and siblings is not None and gates is not None:
                 graph, watched = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
-                return Whole(snapshot, run, graph, watched, hidden, dict(map(unpack_siblings, siblings)))
+                return Whole(snapshot, run, graph, watched, hidden, *gates, dict(map(unpack_siblings, siblings)))
             log.info("snapshot %s was replaced while it was read", snapshot.version)
         raise NotReady(f"{_ATTEMPTS} snapshots in a row were replaced while they were read: the machine is busy", retry_after=5)
 
@@ -116,6 +123,22 @@ class SnapshotReader:
             rows = record.rows()
             found[record.up, record.down][record.first : record.first + len(rows)] = rows
         return None if packed is None else found
+
+    def _gates(
+        self, pairs: Sequence[Pair], dictionaries: Sequence[int], order: str
+    ) -> tuple[dict[Pair, np.ndarray], Needed, int] | None:
+        """The gates of each layer pair, what one more needs, and children of all layer pairs; None as `_hidden`."""
+        names = [self._keys.gates(*pair, block) for pair in pairs for block in range(-(-dictionaries[pair[1]] // GATES_BLOCK))]
+        packed = self._read(names, order)
+        if packed is None:
+            return None
+        found: dict[Pair, list[np.ndarray]] = {pair: [] for pair in pairs}
+        needed, children = Needed(0.0, 0.0), 0
+        for one in packed:
+            record = msgspec.msgpack.decode(one, type=GatesRecord)
+            found[record.up, record.down].append(record.rows())
+            needed, children = record.needed, record.children
+        return {pair: np.concatenate([np.empty(0, GATE_ROW), *rows]) for pair, rows in found.items()}, needed, children
 
     def _read(self, names: Sequence[str], order: str) -> list[bytes] | None:
         """Records at this version; None when one is not there at it any more."""

@@ -16,7 +16,7 @@ import msgspec
 import redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from engine.analysis import answers, edges
+from engine.analysis import answers, edges, gates
 from engine.analysis.decoders import Decoders
 from engine.analysis.lists import Lists
 from engine.analysis.snapshot import SnapshotReader, Whole
@@ -29,6 +29,7 @@ from engine.views.relations import (
     AnalysisEnvelope,
     EdgesRequest,
     FlowRequest,
+    GatesRequest,
     HistogramsRequest,
     LineagesRequest,
     RelationRequest,
@@ -128,6 +129,8 @@ class Worker:
             return edges.histograms(whole, request)
         if isinstance(request, EdgesRequest):
             return edges.edges(whole, request)
+        if isinstance(request, GatesRequest):
+            return gates.gates(whole, request)
         return answers.matching(whole, request, self._decoders)
 
     def _refresh(self) -> Whole:

@@ -26,7 +26,7 @@ PLACES = 4
 
 CARRIED = 6  # sums of a cluster, and whether it has a deciding token
 _UPPER = np.triu_indices(5)
-_COLUMNS = ("children", "number", "kinds", "parents", "best", "since", "counted_from")
+_COLUMNS = ("children", "number", "kinds", "parents", "best", "since", "counted_from", "tokens")
 
 
 @dataclass(eq=False)
@@ -46,6 +46,7 @@ class NominatedGates(FramedPart):
         kinds: uint8 `[G]`; parents: int32 `[G, 3]`; best: int32 `[G]`, the best single parent. As in `kernels.Gates`.
         since: int64 `[G]`, clusters count whose first token is at this position of the log or behind it.
         counted_from: int64 `[G]`, the tokens that were counted when the gate was nominated.
+        tokens: int64 `[G]`, tokens of the segments that have ended since: what the cells cover.
         totals: `kernels.GateTotals` of the G gates, sums over the clusters that have ended.
         open: the clusters that have not.
         nominations: int64 `[Dd]`, how many gates each child has been given so far.
@@ -57,7 +58,7 @@ class NominatedGates(FramedPart):
         self.shape, self.place = shape, place
         self.children, self.number = np.empty(0, np.int32), np.empty(0, np.uint8)
         self.kinds, self.parents, self.best = np.empty(0, np.uint8), np.empty((0, 3), np.int32), np.empty(0, np.int32)
-        self.since, self.counted_from = np.empty(0, np.int64), np.empty(0, np.int64)
+        self.since, self.counted_from, self.tokens = (np.empty(0, np.int64) for _ in range(3))
         self.totals = GateTotals.zero(0)
         self.open: dict[ClusterKey, OpenGates] = {}
         self.nominations = np.zeros(shape.dictionaries[place[1]], np.int64)
@@ -98,7 +99,8 @@ class NominatedGates(FramedPart):
         stays = ~np.isin(self._names(self.children, self.number), self._names(children, number))
         fresh = np.full(len(children), -1)
         rows = np.concatenate([np.flatnonzero(stays), fresh])
-        new = (children, number, kinds, parents, best, np.full(len(children), position), np.full(len(children), tokens))
+        starts = (np.full(len(children), value) for value in (position, tokens, 0))
+        new = (children, number, kinds, parents, best, *starts)
         columns = {
             name: np.concatenate([getattr(self, name)[stays], np.asarray(column).astype(getattr(self, name).dtype)])
             for name, column in zip(_COLUMNS, new, strict=True)
@@ -120,6 +122,7 @@ class NominatedGates(FramedPart):
         up, down = self.place
         gates = Gates(self.kinds, self.parents, self.children, self.best)
         for part in segment:
+            self.tokens += part.tokens
             layers = part.layers
             carried = score_gates(layers[up].masks, layers[down].masks, gates, part.blocks, part.halves, part.row, self.totals)
             for sums, (key, cluster) in zip(carried, part.carried, strict=True):
@@ -136,6 +139,7 @@ class NominatedGates(FramedPart):
         rows = np.array([at[identity] for identity in theirs[shared].tolist()], np.int64)
         for total, more in zip(self.totals, other.totals, strict=True):
             total[rows] += more[shared]
+        self.tokens[rows] += other.tokens[shared]
         for name in ("since", "counted_from"):
             getattr(self, name)[rows] = np.minimum(getattr(self, name)[rows], getattr(other, name)[shared])
         fresh = np.flatnonzero(~shared)

@@ -119,7 +119,7 @@ def context_steps(
         for some in windows(sorted(waiting)):
             for one in chosen:
                 if one.position in some:
-                    found[one] = _context(one, some[one.position], features, decode)
+                    found[one] = context_at(one, some[one.position], features, decode)
             waiting -= some.keys()
             if waiting:
                 yield None
@@ -131,9 +131,10 @@ def context_steps(
     )
 
 
-def _context(
+def context_at(
     chosen: Chosen, window: Window | str, features: Sequence[Feature], decode: Callable[[int], str] | None
 ) -> ContextAnswer | MissingAnswer:
+    """What is around a token: at most 64 tokens to each side, with the activations of the features; or why there is nothing."""
     if isinstance(window, str):
         return _missing(chosen, window)
     batch, rows = window.batch, window.rows
@@ -142,7 +143,7 @@ def _context(
         return _missing(chosen, "encoded again, its window has no such token: an activation in it is not finite")
     at = rows.start + int(at[0])
     shown = slice(max(rows.start, at - SIDE_TOKENS), min(rows.stop, at + SIDE_TOKENS + 1))
-    values = {name(feature): _activations(batch, feature, shown) for feature in dict.fromkeys([chosen.feature, *features])}
+    values = {name(feature): activations_of(batch, feature, shown) for feature in dict.fromkeys([chosen.feature, *features])}
     piece = batch.documents[int(batch.pieces[at])]
     texts = None
     if window.tokens is not None and decode is not None:
@@ -170,7 +171,7 @@ def _run_of(mask: np.ndarray) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
 
 
-def _activations(batch: SparseBatch, feature: Feature, rows: slice) -> np.ndarray:
+def activations_of(batch: SparseBatch, feature: Feature, rows: slice) -> np.ndarray:
     """float32: one feature's activation at each of these rows."""
     layer, index = feature
     offsets, features, values = batch.layers[layer]

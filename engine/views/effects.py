@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engine.measures.convergence import DesignEffects, design_effect_of, design_effects
+from engine.views.gate_choices import effect_of, joint_effects
 from kernels import EFFECT_BINS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Effects:
         self.revision = 0
         self.rates = tuple(np.full(size, np.nan, np.float32) for size in dictionaries)
         self._ratios: dict[tuple[int, int], tuple[DesignEffects, DesignEffects]] = {}
+        self._joint: dict[tuple[int, int], DesignEffects] = {}
 
     def update(self, state: State) -> None:
         """Take them from a state: those of rates from all features, those of ratios from the watched pairs."""
@@ -53,6 +55,7 @@ class Effects:
             design_effect_of(design_effects(half[:, 0], half[:, 1], *tokens), half.sum(axis=1)).astype(np.float32)
             for half in halves
         )
+        self._joint = {pair: joint_effects(table, tokens) for pair, table in state.pairs.items()}
         for (up, down), watched in state.watched.items():
             joint = state.pairs[up, down].halves((watched.up, watched.down))
             over = (halves[up][watched.up], halves[down][watched.down])
@@ -71,3 +74,7 @@ class Effects:
             return np.full(np.shape(joint), np.nan, np.float32)
         of_up, of_down = self._ratios[pair]
         return np.maximum(design_effect_of(of_up, joint), design_effect_of(of_down, joint)).astype(np.float32)
+
+    def of_gates(self, pair: tuple[int, int], counts: np.ndarray) -> np.ndarray:
+        """float64, for counts of a layer pair's children: tokens that weigh as one when gates are compared; 1 where unknown."""
+        return effect_of(self._joint[pair], counts) if pair in self._joint else np.ones(np.shape(counts))

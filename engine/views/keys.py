@@ -71,3 +71,7 @@ class Keys:
     def siblings(self, up: int, down: int) -> str:
         """Hash of two versions of a layer pair's `SiblingRecord`, as of a feature's."""
         return f"{self.prefix}siblings:{up}:{down}"
+
+    def gates(self, up: int, down: int, block: int) -> str:
+        """Hash of two versions of a `GatesRecord`, as of a feature's record."""
+        return f"{self.prefix}gates:{up}-{down}:{block}"

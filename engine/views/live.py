@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -41,9 +41,11 @@ from engine.views.contexts import Chosen, EncodeWindows, context_steps
 from engine.views.corpora import CorpusQueries
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
+from engine.views.gate_contexts import check_gate, gate_context_steps
 from engine.views.intervals import interval_rows
 from engine.views.keys import Keys
 from engine.views.neighbor_rows import NeighborRows, OneSide
+from engine.views.paper_gates import PaperQueries
 from engine.views.pins import PinQueries
 from engine.views.records import CONTEXTS, NEIGHBOR
 from engine.views.requests import (
@@ -54,9 +56,12 @@ from engine.views.requests import (
     ContextsRequest,
     CorpusFeatureRequest,
     Envelope,
+    GateContextsAnswer,
+    GateContextsRequest,
     LiveAnswer,
     LiveRequest,
     NeighborsRequest,
+    PaperGatesRequest,
     PinnedRequest,
     PinRequest,
     SimilarityRequest,
@@ -113,9 +118,10 @@ class LiveQueries(threading.Thread):
             NoRedis: the settings name no Redis.
         """
         super().__init__(name="live queries", daemon=True)
-        self.pending: queue.Queue[tuple[Envelope, ContextsRequest]] = queue.Queue()
+        self.pending: queue.Queue[tuple[Envelope, ContextsRequest | GateContextsRequest]] = queue.Queue()
         self.pins: PinQueries | None = None
         self._corpora = CorpusQueries(description, state, lock)
+        self._paper = PaperQueries(state, lock)
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.redis_prefix)
         self._description = description
@@ -124,7 +130,7 @@ class LiveQueries(threading.Thread):
         self._cosines = cosines or DecoderCosines(None, ())
         self._decode = decode
         self._effects = effects or Effects(description.dictionaries)
-        self._open: deque[tuple[Envelope, Iterator[ContextsAnswer | None]]] = deque()  # begun by the main loop
+        self._open: deque[tuple[Envelope, Iterator[ContextsAnswer | GateContextsAnswer | None]]] = deque()  # begun by the main loop
         self._ending = threading.Event()
         self._woken = threading.Event()
 
@@ -171,7 +177,8 @@ class LiveQueries(threading.Thread):
             self._woken.clear()
             while not self.pending.empty():
                 envelope, request = self.pending.get_nowait()
-                self._open.append((envelope, self._contexts(request, windows)))
+                gate = isinstance(request, GateContextsRequest)
+                self._open.append((envelope, self._gate_contexts(request, windows) if gate else self._contexts(request, windows)))
             if not self._open:
                 break
             envelope, steps = self._open.popleft()
@@ -196,7 +203,7 @@ class LiveQueries(threading.Thread):
         if envelope.deadline <= time.time():
             return
         request = envelope.request
-        if isinstance(request, ContextsRequest):
+        if isinstance(request, ContextsRequest | GateContextsRequest):
             self.pending.put((envelope, request))
             self._woken.set()
         else:
@@ -220,7 +227,9 @@ class LiveQueries(threading.Thread):
                 return self._pinning().pin(request.pairs)
             case PinnedRequest():
                 return self._pinning().pinned(request.after, request.limit)
-            case ContextsRequest():
+            case PaperGatesRequest():
+                return self._paper.gates(request.pair, request.threshold, request.start, request.limit)
+            case ContextsRequest() | GateContextsRequest():
                 raise ValueError("contexts are answered by the main loop")
 
     def _pinning(self) -> PinQueries:
@@ -365,14 +374,32 @@ class LiveQueries(threading.Thread):
             raise BadValue(f"k = {request.k}: of each feature the 1 to {CONTEXTS} strongest contexts are given")
         for feature in request.features:
             self._check(feature)
-        chosen: list[Chosen] = []
         with self._lock:
-            tokens = self._state.tokens
-            for layer, index in request.features:
-                part = self._state.strongest[layer]
-                best = zip(part.value[index, : request.k].tolist(), part.position[index, : request.k].tolist(), strict=True)
-                chosen += [Chosen((layer, index), value, position) for value, position in best if position >= 0]
+            tokens, chosen = self._state.tokens, self._strongest(request.features, request.k)
         yield from context_steps(request.features, chosen, tokens, windows, self._decode)
+
+    def _gate_contexts(self, request: GateContextsRequest, windows: EncodeWindows) -> Iterator[GateContextsAnswer | None]:
+        """See `gate_context_steps`; errors as `_contexts`."""
+        if not 1 <= request.k <= CONTEXTS:
+            raise BadValue(f"k = {request.k}: of each group 1 to {CONTEXTS} contexts are given")
+        features = [request.child, *request.parents]
+        for feature in features:
+            self._check(feature)
+        check_gate(request, list(self._state.pairs))
+        with self._lock:
+            tokens, chosen = self._state.tokens, self._strongest(features, CONTEXTS)
+        limits = [self._state.shape.thresholds[layer] for layer, _ in features]
+        above = [0.0 if limit is None else float(limit[index]) for limit, (_, index) in zip(limits, features, strict=True)]
+        yield from gate_context_steps(request, chosen, above, tokens, windows, self._decode)
+
+    def _strongest(self, features: Sequence[tuple[int, int]], k: int) -> list[Chosen]:
+        """The k strongest activations of each feature, under the lock."""
+        chosen = []
+        for layer, index in features:
+            part = self._state.strongest[layer]
+            best = zip(part.value[index, :k].tolist(), part.position[index, :k].tolist(), strict=True)
+            chosen += [Chosen((layer, index), value, position) for value, position in best if position >= 0]
+        return chosen
 
     def _marginal(self, feature: tuple[int, int]) -> OneSide:
         layer, index = feature

@@ -25,6 +25,7 @@ from engine.views import scripts
 from engine.views.connection import connect
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
+from engine.views.gate_records import GateRecords
 from engine.views.hidden import HiddenRecords
 from engine.views.keys import Keys
 from engine.views.records import ORDER_DIGITS, ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
@@ -110,6 +111,7 @@ class Publisher:
         self._cosines = cosines or DecoderCosines(None, ())
         self._effects = effects or Effects(description.dictionaries)
         self._hidden = HiddenRecords(self.keys)
+        self._gates = GateRecords(self.keys, self._effects)
         self._published: Sweep | None = None  # what Redis holds; None: publish everything
         self._version: str | None = None
         self._uploads: dict[str, UploadRecord] = {}
@@ -201,6 +203,7 @@ class Publisher:
             self._write_records(
                 ((self.keys.siblings(*pair), pack_siblings(part)) for pair, part in state.siblings.items()), version
             )
+        self._write_records(self._gates.changed(state, everything), version)
         wrote = time.perf_counter()
         snapshot = Snapshot(
             version=str(version),

@@ -19,6 +19,8 @@ from engine.encoder.description import RunDescription
 from engine.errors import BadValue, NotReady
 from engine.views import scripts
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, check_ranking, no_table, record_neighbors, unknown
+from engine.views.gate_records import BLOCK as GATES_BLOCK
+from engine.views.gate_records import GatesRecord
 from engine.views.hidden import BLOCK, HiddenRecord
 from engine.views.keys import Keys
 from engine.views.records import (
@@ -112,6 +114,24 @@ class Views:
         snapshot = self._snapshot.decode(pointer[ORDER_DIGITS:])
         records = [msgspec.msgpack.decode(block, type=HiddenRecord) for block in blocks]
         return snapshot, self._current(packed, snapshot), {one.down: one.rows()[index - one.first] for one in records}
+
+    async def gates(self, layer: int, index: int) -> tuple[Snapshot, FeatureRecord, list[GatesRecord]]:
+        """One record with its snapshot, and of each layer pair in which it is downstream the record of gates that holds it; all of
+        one snapshot.
+
+        Raises:
+            Unknown: the run has no such feature. NotReady: nothing is published yet.
+        """
+        _, record = await self.feature(layer, index)
+        layers = [table.layer for table in record.tables if table.direction == "upstream"]
+        keys = [self.keys.feature(layer, index), *(self.keys.gates(up, layer, index // GATES_BLOCK) for up in layers)]
+        found = await self._read(keys=[self.keys.snapshot, *keys])
+        if not found or None in found:
+            raise NotReady(f"feature {layer}:{index} is not published yet")
+        pointer, packed, *blocks = cast("list[bytes]", found)
+        snapshot = self._snapshot.decode(pointer[ORDER_DIGITS:])
+        records = [msgspec.msgpack.decode(block, type=GatesRecord) for block in blocks]
+        return snapshot, self._current(packed, snapshot), records
 
     async def neighbors(
         self,

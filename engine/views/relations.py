@@ -16,6 +16,8 @@ from engine.errors import BadInput, BadValue
 from engine.measures.hidden import FACTOR, SHARE, WINDOWS, check_hidden
 from engine.measures.relations import check_threshold
 from engine.views.edge_answers import EdgesAnswer, HistogramsAnswer
+from engine.views.gate_answers import GatesAnswer, Sort
+from engine.views.gate_answers import Kind as GateKind
 from engine.views.keys import Keys
 from engine.views.relation_answers import FlowAnswer, Kind, LineagesAnswer, MatchingAnswer, SpecializationsAnswer
 from engine.views.requests import exchange, open_reply
@@ -30,6 +32,7 @@ __all__ = [
     "WINDOWS",
     "AnalysisEnvelope",
     "FlowRequest",
+    "GatesRequest",
     "LineagesRequest",
     "MatchingRequest",
     "Page",
@@ -114,7 +117,21 @@ class EdgesRequest(msgspec.Struct, frozen=True, kw_only=True, tag="edges"):
     pair: tuple[int, int] | None = None
 
 
-RelationRequest = FlowRequest | LineagesRequest | SpecializationsRequest | MatchingRequest | HistogramsRequest | EdgesRequest
+class GatesRequest(msgspec.Struct, frozen=True, kw_only=True, tag="gates"):
+    """Gates by kind, verdict (None: gates and joint actions; "any"), smallest F1 and gain, and the child's layer."""
+
+    kind: GateKind | None = None
+    verdict: str | None = None
+    min_f1: float | None = None
+    min_gain: float | None = None
+    layer: int | None = None
+    sort: Sort = "f1"
+    cells: bool = False
+
+
+RelationRequest = (
+    FlowRequest | LineagesRequest | SpecializationsRequest | MatchingRequest | HistogramsRequest | EdgesRequest | GatesRequest
+)
 
 
 class AnalysisEnvelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +150,7 @@ ANSWERS: dict[type, type] = {
     MatchingRequest: MatchingAnswer,
     HistogramsRequest: HistogramsAnswer,
     EdgesRequest: EdgesAnswer,
+    GatesRequest: GatesAnswer,
 }
 
 

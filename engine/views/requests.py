@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 import redis.asyncio
@@ -19,6 +19,7 @@ from engine import errors
 from engine.errors import NotReady, SaestreamError
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, CorpusFeatureAnswer, PinAnswer, PinnedAnswer
+from engine.views.gate_answers import GateParentAnswer, Kind, PaperGatesAnswer
 from engine.views.keys import Keys
 from engine.views.records import Direction
 
@@ -96,6 +97,24 @@ class PinnedRequest(msgspec.Struct, frozen=True, tag="pinned"):
     limit: int = 100
 
 
+class GateContextsRequest(msgspec.Struct, frozen=True, tag="gate contexts"):
+    """Text that shows a gate, at most k contexts of each group."""
+
+    child: tuple[int, int]
+    kind: str
+    parents: list[tuple[int, int]]
+    k: int = 3
+
+
+class PaperGatesRequest(msgspec.Struct, frozen=True, tag="paper gates"):
+    """What the paper's rule takes for gates in one layer pair, a part of the list by child."""
+
+    pair: tuple[int, int]
+    threshold: float = 0.999
+    start: int = 0
+    limit: int = 100
+
+
 LiveRequest = (
     SimilarityRequest
     | NeighborsRequest
@@ -105,6 +124,8 @@ LiveRequest = (
     | CompareEdgesRequest
     | PinRequest
     | PinnedRequest
+    | GateContextsRequest
+    | PaperGatesRequest
 )
 
 
@@ -156,6 +177,55 @@ class ContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: SnapshotAnswer
 
 
+Group = Literal["all", "some", "none"]
+GROUPS: tuple[Group, ...] = ("all", "some", "none")
+
+
+class GateContextAnswer(ContextAnswer, frozen=True, kw_only=True):
+    """A context whose token is in a group of a gate: all parents are active there, some of them, or none while the child is.
+
+    Attributes:
+        feature, activation: the child, and its value at the token; 0 where it is silent.
+        active: the parents that are active at it; child_active: whether the child is; holds: whether the gate does.
+    """
+
+    group: Group
+    active: list[str]
+    child_active: bool
+    holds: bool
+
+
+class GateGroupAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of a group in the windows that were looked at, and those of them at which the child is active."""
+
+    group: Group
+    tokens: int
+    child: int
+
+
+class GateContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Text that shows a gate, from the windows around the strongest activations of child and parents.
+
+    Those windows are where the features are strong, so `groups` counts what was looked at and estimates nothing.
+
+    Attributes:
+        windows: looked at; groups: what is in them.
+        contexts: by group; of each the strongest, each from another document.
+        missing: activations whose window can't be shown, with the reason.
+        reason: why there is no text, in a run without a model; activations are shown all the same.
+    """
+
+    child: str
+    kind: Kind
+    parents: list[GateParentAnswer]
+    windows: int
+    groups: list[GateGroupAnswer]
+    contexts: list[GateContextAnswer]
+    missing: list[MissingAnswer]
+    reason: str | None
+    snapshot: SnapshotAnswer
+
+
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """A request on its way; `deadline` in Unix seconds."""
 
@@ -181,6 +251,8 @@ LiveAnswer = (
     | CompareEdgesAnswer
     | PinAnswer
     | PinnedAnswer
+    | GateContextsAnswer
+    | PaperGatesAnswer
 )
 Opened = TypeVar("Opened", bound=msgspec.Struct)
 _ANSWERS: dict[type, type] = {
@@ -192,6 +264,8 @@ _ANSWERS: dict[type, type] = {
     CompareEdgesRequest: CompareEdgesAnswer,
     PinRequest: PinAnswer,
     PinnedRequest: PinnedAnswer,
+    GateContextsRequest: GateContextsAnswer,
+    PaperGatesRequest: PaperGatesAnswer,
 }
 
 

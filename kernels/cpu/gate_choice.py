@@ -119,7 +119,7 @@ def _silencers(order, offsets, features, values, limits, up, down, parents, chil
             active[down_tokens[entry]] = down_values[entry] > 0
         counts[:] = 0
         begin, end = up_entries[up_starts[parent]], up_entries[up_starts[parent + 1]]
-        for entry in range(begin, end, 1 + (end - begin - 1) // MOST_TOKENS):
+        for entry in range(begin, end, max(1, (end - begin + MOST_TOKENS - 1) // MOST_TOKENS)):
             if not up_values[entry] > 0:
                 continue
             token = up_tokens[entry]
