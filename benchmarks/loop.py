@@ -6,8 +6,9 @@ The engine's own parts do the work (inbox, ingest thread, log, encoder, state, p
 `engine.loop`, and every stage is timed where it is called. The demo's text is counted once; `share` of a stage is its part of the
 time from the first batch to the last. Tokenising runs in a thread of its own beside the others: it is measured alone, before.
 
-A row "stage: part" is within the stage. "intervals and contexts" is what they cost the loop, in the same run: the strongest
-activations, everything where segments end, and the choices of what is watched; its ratio is to the loop without them.
+A row "stage: part" is within the stage. "together: intervals and contexts" is what they cost the loop, in the same run: the
+strongest activations, what is summed by documents where segments end, and the choices of what is watched; "together: gates" their
+tables, scores and choices. Their ratio is to the loop without them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
+import engine.loop
 from benchmarks import rows
 from engine.corpus.documents import body_check
 from engine.corpus.inbox import Inbox
@@ -34,7 +36,9 @@ from engine.encoder.encoder import ModelEncoder
 from engine.loop import Loop
 from engine.main import build
 from engine.settings import load
+from engine.views.gate_choices import choose_gates
 from engine.views.redis_server import PrivateRedis
+from engine.views.siblings import choose_siblings
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +109,8 @@ def time_parts(loop: Loop, times: Times) -> None:
     loop.state.end_segment = times.every("end of segment", loop.state.end_segment)
     loop.convergence.observe = times.every("convergence", loop.convergence.observe)
     loop.watch.choose = times.every("choose what is watched", loop.watch.choose)
+    engine.loop.choose_gates = times.every("choose gates", choose_gates)
+    engine.loop.choose_siblings = times.every("choose siblings", choose_siblings)
 
 
 def count(loop: Loop) -> Times:
@@ -126,9 +132,10 @@ def count(loop: Loop) -> Times:
     for seconds in (times.wall, times.cpu):
         ended = sum(value for stage, value in seconds.items() if stage.startswith("end of segment: "))
         seconds["end of segment: clusters"] = seconds["end of segment"] - ended
-        seconds["intervals and contexts"] = (
-            seconds["accumulate: strongest"] + seconds["end of segment"] + seconds["choose what is watched"]
-        )
+        of_gates, of_siblings = seconds["end of segment: gates"], seconds["end of segment: siblings"]
+        moments = seconds["end of segment"] - of_gates - of_siblings
+        seconds["together: intervals and contexts"] = moments + seconds["accumulate: strongest"] + seconds["choose what is watched"]
+        seconds["together: gates"] = seconds["accumulate: gate_tables"] + of_gates + seconds["choose gates"]
     return times
 
 
@@ -156,7 +163,7 @@ def run(quick: bool, most: int | None = None) -> list[dict]:
         finally:
             redis.stop()
     took = times.wall["all of it"]
-    stages = [stage for stage in times.wall if ":" not in stage and stage not in ("all of it", "intervals and contexts")]
+    stages = [stage for stage in times.wall if ":" not in stage and stage != "all of it"]
     times.wall["the rest"] = took - sum(times.wall[stage] for stage in stages)
     times.wall["tokenise, alone"] = alone
     sizes = {"layers": 7, "D": 1024, "tokens": tokens, "documents": documents, "segments": segments, "watched": watched}
@@ -169,7 +176,7 @@ def _row(stage: str, sizes: dict[str, int], times: Times, tokens: int) -> dict:
     # The encoder's stages and what is left have no CPU time of their own: wall time stands there.
     once = rows.Timing(seconds, seconds, seconds, times.cpu.get(stage, seconds), 1)
     more: dict[str, object] = {"share": seconds / took, "microseconds_per_token": 1e6 * seconds / tokens}
-    if stage == "intervals and contexts":
+    if stage.startswith("together"):
         cpu, all_cpu = times.cpu[stage], times.cpu["all of it"]
         more |= {"baseline": "the loop without them", "ratio": took / (took - seconds), "cpu_ratio": all_cpu / (all_cpu - cpu)}
     return rows.row("loop", stage, sizes, once, **more)
