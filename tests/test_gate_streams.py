@@ -192,7 +192,7 @@ def test_tables_of_the_recipe_count_what_came_after_the_choice(stream: GateStrea
 def test_planted_gates_come_back_and_nothing_else_does() -> None:
     spec = GateSpec(tokens=1_000_000, up=350, down=200, gates=15, others=10, causes=15)
     found = GateStream(spec)
-    run = through(found)
+    run = through(found, Recipe)
     eligible = run.deciding >= 50
     one = dict(methods(found, run.finder))
     gates = tally(found, eligible, one["gates"])
@@ -208,7 +208,7 @@ def test_without_a_gate_none_is_published_at_any_time(what: str) -> None:
     published, plain = 0, 0
     for seed in range(3):
         found = GateStream(NOTHING[what]._replace(seed=seed, tokens=100_000))
-        run = through(found)
+        run = through(found, Recipe)
         published += run.most > 0
         plain += len(dict(methods(found, run.finder))["description length"].child) > 0
     assert published == 0 and plain == 3
