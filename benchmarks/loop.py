@@ -27,10 +27,12 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
+import engine.counts.state
 import engine.loop
 from benchmarks import rows
 from engine.corpus.documents import body_check
 from engine.corpus.inbox import Inbox
+from engine.counts.clusters import cluster_segment
 from engine.demo.text import CORPORA, demo_documents, sample_documents
 from engine.encoder.encoder import ModelEncoder
 from engine.loop import Loop
@@ -109,6 +111,7 @@ def time_parts(loop: Loop, times: Times) -> None:
     loop.state.end_segment = times.every("end of segment", loop.state.end_segment)
     loop.convergence.observe = times.every("convergence", loop.convergence.observe)
     loop.watch.choose = times.every("choose what is watched", loop.watch.choose)
+    engine.counts.state.cluster_segment = times.every("end of segment: clusters", cluster_segment)
     engine.loop.choose_gates = times.every("choose gates", choose_gates)
     engine.loop.choose_siblings = times.every("choose siblings", choose_siblings)
 
@@ -130,9 +133,11 @@ def count(loop: Loop) -> Times:
                         loop.publish("counting")
             loop.finish(segment)
     for seconds in (times.wall, times.cpu):
-        ended = sum(value for stage, value in seconds.items() if stage.startswith("end of segment: "))
-        seconds["end of segment: clusters"] = seconds["end of segment"] - ended
-        of_gates, of_siblings = seconds["end of segment: gates"], seconds["end of segment: siblings"]
+        # The parts end a segment in two threads: what that took is shared out by their own times.
+        clusters = seconds["end of segment: clusters"]
+        ended = sum(value for stage, value in seconds.items() if stage.startswith("end of segment: ")) - clusters
+        share = (seconds["end of segment"] - clusters) / ended
+        of_gates, of_siblings = (share * seconds[f"end of segment: {kind}"] for kind in ("gates", "siblings"))
         moments = seconds["end of segment"] - of_gates - of_siblings
         seconds["together: intervals and contexts"] = moments + seconds["accumulate: strongest"] + seconds["choose what is watched"]
         seconds["together: gates"] = seconds["accumulate: gate_tables"] + of_gates + seconds["choose gates"]
