@@ -9,7 +9,8 @@ the host. torch is imported where a tensor is, so that a process without one can
 
 from kernels.cpu.best import EFFECT_BINS, RANKED, BestCells, Features, TopCells
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, bounds, pearson_bounds
-from kernels.cpu.gate_choice import mask_jaccard, silencers, top_of_groups
+from kernels.cpu.gate_choice import mask_jaccard, silencers
+from kernels.cpu.gate_pairs import CandidateLists, Ranked
 from kernels.cpu.gates import (
     BET_PRIOR,
     FEWEST_CANDIDATES,
@@ -44,11 +45,13 @@ __all__ = [
     "BestCells",
     "BlockMasks",
     "Blocks",
+    "CandidateLists",
     "Csr",
     "FeatureTotals",
     "Features",
     "GateTotals",
     "Gates",
+    "Ranked",
     "Runs",
     "StrongestLists",
     "TopCells",
@@ -70,5 +73,4 @@ __all__ = [
     "score_gates",
     "sibling_cells",
     "silencers",
-    "top_of_groups",
 ]

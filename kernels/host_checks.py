@@ -31,6 +31,14 @@ def check_cells(
             raise ValueError(f"{name} holds {array.min()} to {array.max()}, every one must be in [0, {size})")
 
 
+def check_pair_rows(first: int, counts: np.ndarray, rows: int, columns: int) -> None:
+    """The arguments of `CandidateLists.offer`."""
+    kind = np.int64 if counts.dtype == np.int64 else np.int32
+    _check_array("counts", counts, kind, (len(counts), columns, 2))
+    if first < 0 or first + len(counts) > rows:
+        raise ValueError(f"counts are of rows {first} to {first + len(counts) - 1}, there are rows 0 to {rows - 1}")
+
+
 def check_features(name: str, features: Features) -> None:
     """The features of a layer, as `BestCells` takes them."""
     shape = features.count.shape

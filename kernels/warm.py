@@ -13,6 +13,7 @@ from kernels import (
     RANKED,
     SIBLINGS,
     BestCells,
+    CandidateLists,
     Features,
     Gates,
     GateTotals,
@@ -35,7 +36,6 @@ from kernels import (
     score_gates,
     sibling_cells,
     silencers,
-    top_of_groups,
 )
 
 
@@ -52,6 +52,7 @@ def warm() -> None:
             cells, parents = torch.zeros(3, 4, dtype=count_type), torch.zeros(3, 1, dtype=torch.int32)
             count_gate_cells(batch, batch, up_limits, down_limits, 3, parents, cells)
         half_lists(counts.numpy(), active, active, 1, 1, 1)
+        CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer(0, counts.numpy())
         likely_children(counts.numpy(), *(active[:, 0] for _ in range(4)))
     one = np.ones(1, np.float32)
     added = np.zeros((1, 2), np.int64), np.zeros((1, 7)), np.zeros((1, 1))
@@ -77,7 +78,6 @@ def warm() -> None:
     masks, gates = block_masks(runs, blocks), Gates(np.zeros(1, np.uint8), np.array([[0, 1, -1]], np.int32), pair, pair)
     score_gates(masks, masks, gates, blocks, np.zeros(1, np.uint8), np.full(1, -1, np.int32), GateTotals.zero(1))
     mask_jaccard(masks, cell, cell)
-    top_of_groups(cell, cell, np.zeros(1), 1, 1)
     silencers(np.arange(2), (offsets.astype(np.int64), features, values), None, runs, runs, cell, cell, 3.5, 1)
     sibling_cells(runs, runs, pair, np.full((1, SIBLINGS), -1, np.int32), 2, np.zeros((1, CELLS), np.int64))
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 
 from engine.errors import BadValue
-from engine.measures.convergence import design_effect_of, design_effects
+from engine.measures.convergence import DesignEffects, design_effect_of, design_effects
 from engine.measures.gate_candidates import (
     BY_NECESSITY,
     BY_SUFFICIENCY,
     INHIBITORS,
-    Ranked,
+    SIGNIFICANT,
     choose_parents,
     paper_rule,
     rank_candidates,
@@ -24,6 +24,7 @@ from engine.measures.gate_candidates import (
     wilson_lower,
 )
 from engine.measures.gates import KINDS
+from kernels import CandidateLists, Ranked
 
 UP, DOWN, TOKENS = 12, 5, 5_000
 
@@ -163,3 +164,43 @@ def test_the_papers_rule_is_its_words(seed: int, threshold: float) -> None:
 def test_the_papers_rule_refuses_a_threshold_out_of_range() -> None:
     with pytest.raises(BadValue, match=r"paper's rule is 0\.0"):
         paper_rule(np.ones((2, 2)), np.ones(2), np.ones(2), 0.0)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([(), (1.0,), (1.5, math.nan, 4.0)]), st.integers(1, 6), st.sampled_from([1, 5, 12]))
+@settings(max_examples=30, deadline=None)
+def test_the_compiled_lists_are_the_plain_ones(seed: int, effects: tuple[float, ...], keep: int, rows: int) -> None:
+    joint, up, down = counts(seed)
+    rng = np.random.default_rng(seed)
+    first = rng.binomial(joint, 0.5)
+    halves = np.stack([first, joint - first], axis=2).astype(rng.choice([np.int32, np.int64]))
+    children = np.flatnonzero(rng.random(DOWN) < 0.7)
+    lists = CandidateLists(up, down, children, TOKENS, np.array(effects), SIGNIFICANT, keep)
+    for start in range(0, UP, rows):
+        lists.offer(start, halves[start : start + rows])
+    known = DesignEffects(np.ones(len(effects), np.int64), np.array(effects))
+    pairs = significant_pairs(joint[:, children], up, down[children], TOKENS, known)
+    for found, wanted in zip(lists.ranked, rank_candidates(pairs, up, down[children], TOKENS, keep), strict=True):
+        assert np.array_equal(found, wanted)
+
+
+def test_the_compiled_lists_go_through_more_children_than_are_looked_at_at_once() -> None:
+    rng = np.random.default_rng(3)
+    up = (rng.random((TOKENS, 40)) < 0.05).astype(int)
+    down = np.concatenate([up[:, rng.integers(0, 40, 130)] * (rng.random((TOKENS, 130)) < 0.6), np.zeros((TOKENS, 3), int)], axis=1)
+    joint, n_i, n_j = up.T @ down, up.sum(axis=0), down.sum(axis=0)
+    children = np.array([0, 1, 63, 64, 127, 129, 132])
+    lists = CandidateLists(n_i, n_j, children, TOKENS, np.array([2.0]), SIGNIFICANT, 5)
+    lists.offer(0, np.stack([joint, np.zeros_like(joint)], axis=2))
+    wanted = rank_candidates(significant_pairs(joint[:, children], n_i, n_j[children], TOKENS, 2.0), n_i, n_j[children], TOKENS, 5)
+    assert all(np.array_equal(a, b) for a, b in zip(lists.ranked, wanted, strict=True))
+    assert (wanted.necessity[:-1, 0] >= 0).all() and (wanted.necessity[-1] == -1).all()
+
+
+def test_rows_that_do_not_fit_are_refused_by_name() -> None:
+    lists = CandidateLists(np.ones(3, int), np.ones(2, int), np.arange(2), 10, np.ones(1), SIGNIFICANT, 4)
+    with pytest.raises(ValueError, match="rows 2 to 3, there are rows 0 to 2"):
+        lists.offer(2, np.zeros((2, 2, 2), np.int32))
+    with pytest.raises(ValueError, match="counts"):
+        lists.offer(0, np.zeros((2, 3, 2), np.int32))
+    with pytest.raises(ValueError, match="counts"):
+        lists.offer(0, np.zeros((2, 2, 2)))

@@ -14,7 +14,8 @@
    the most negative z. Most negative z alone finds frequent features of other topics, which never meet the child: of 15 planted
    AND_NOT gates with 50 deciding documents it had the inhibitor of 4 among the candidates.
 
-What is chosen here is judged by later tokens alone. `paper_rule` is what the paper takes for a gate on the same counts. numpy only.
+What is chosen here is judged by later tokens alone. `paper_rule` is what the paper takes for a gate on the same counts. numpy only;
+the engine makes the lists in one compiled pass over the table (`kernels.CandidateLists`), and a test holds both to be the same.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ from engine.errors import BadValue
 from engine.measures.convergence import DesignEffects, design_effect_of
 from engine.measures.gates import AND, FEWEST_CANDIDATES, MOST_CANDIDATES, OR
 from engine.measures.similarity import Floats
-from kernels import top_of_groups
+from kernels import Ranked
 
 SIGNIFICANT = 3.5
 DUPLICATE = 0.9
 """Jaccard index of two parents from which on the second is a near-duplicate."""
+
+LEADING = 2 * MOST_CANDIDATES
+"""Length of each list. Twice the slots: near-duplicates are left out later."""
 
 BY_NECESSITY, BY_SUFFICIENCY, INHIBITORS = 3, 2, 1
 """Slots of each list, in the order in which they are filled; the rest go by |z|."""
@@ -91,21 +95,12 @@ def suppression(
     return (x0 - expected) / np.sqrt(np.asarray(deff, np.float64) * np.maximum(expected, 1.0))
 
 
-class Ranked(NamedTuple):
-    """The leading candidates of C children by each criterion, int64 `[C, Q]` upstream features, best first, then −1."""
-
-    necessity: NDArray[np.int64]
-    sufficiency: NDArray[np.int64]
-    inhibition: NDArray[np.int64]
-    significance: NDArray[np.int64]
-
-
 def rank_candidates(
     pairs: SignificantPairs,
     up: ArrayLike,
     down: ArrayLike,
     tokens: int,
-    keep: int = 2 * MOST_CANDIDATES,
+    keep: int = LEADING,
 ) -> Ranked:
     """Four lists of each child, from significant pairs.
 
@@ -115,7 +110,7 @@ def rank_candidates(
     Args:
         pairs: of C children.
         up: int `[Du]`, n_i; down: int `[C]`, n_j; tokens: N.
-        keep: Q. Twice the slots: near-duplicates are left out later.
+        keep: Q.
     """
     n_i, n_j = np.asarray(up, np.float64)[pairs.up], np.asarray(down, np.float64)[pairs.child]
     n = max(tokens, 1)
@@ -210,5 +205,12 @@ def paper_rule(joint: ArrayLike, up: ArrayLike, down: ArrayLike, threshold: floa
 
 
 def _leading(pairs: SignificantPairs, score: Floats, children: int, keep: int) -> NDArray[np.int64]:
-    """Ties go to the smaller index: the pairs of a child are in that order."""
-    return top_of_groups(pairs.child, pairs.up, score, children, keep)
+    """int64 `[C, keep]`; −inf is never taken, ties go to the smaller index: the pairs of a child are in that order."""
+    order = np.lexsort((-score, pairs.child))
+    order = order[score[order] > -np.inf]
+    child = pairs.child[order]
+    place = np.arange(len(order)) - np.searchsorted(child, child)
+    found = np.full((children, keep), -1, np.int64)
+    first = place < keep
+    found[child[first], place[first]] = pairs.up[order[first]]
+    return found

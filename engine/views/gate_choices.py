@@ -22,16 +22,14 @@ import numpy as np
 from engine.measures.convergence import DesignEffects, design_effect_of, design_effects
 from engine.measures.gate_candidates import (
     DUPLICATE,
+    LEADING,
     SIGNIFICANT,
-    SignificantPairs,
     choose_parents,
-    rank_candidates,
-    significant_pairs,
 )
 from engine.measures.gate_nominations import MOST_LIVE, nominate
 from engine.measures.gate_tests import gate_evidence
 from engine.measures.gates import fits
-from kernels import mask_jaccard, silencers
+from kernels import CandidateLists, Ranked, mask_jaccard, silencers
 from kernels.cpu.threads import run_each
 
 if TYPE_CHECKING:
@@ -49,7 +47,6 @@ REVISE_AFTER = 2.0
 
 MOST_SILENCERS = 4
 _EFFECT_CELLS = 1 << 18  # that the design effect of joint counts is taken from
-_BLOCK_CELLS = 1 << 22  # of the pair table looked at at a time
 
 
 def choose_gates(state: State, segment: Sequence[SegmentClusters], position: int) -> None:
@@ -108,12 +105,12 @@ def _nominate(tables: GateTables, gates: NominatedGates, effects: DesignEffects,
 def _revise(state: State, pair: tuple[int, int], effects: DesignEffects, segment: SegmentClusters) -> None:
     up, down = pair
     tables, tokens = state.gate_tables[pair], state.tokens
-    due = np.flatnonzero((tokens >= REVISE_AFTER * tables.counted_from) | (tables.candidates < 2))
+    counts = [state.marginals[layer].count.cpu().numpy() for layer in pair]
+    due = (tokens >= REVISE_AFTER * tables.counted_from) | (tables.candidates < 2)
+    due = np.flatnonzero(due & (counts[1] > SIGNIFICANT))  # one with fewer tokens is far from independence with nothing
     if not len(due):
         return
-    counts = [state.marginals[layer].count.cpu().numpy() for layer in pair]
-    pairs = _significant(state.pairs[pair], counts, due, tokens, effects)
-    ranked = rank_candidates(pairs, counts[0], counts[1][due], tokens)
+    ranked = _ranked(state.pairs[pair], counts, due, tokens, effects)
     upstream, downstream = segment.layers[up], segment.layers[down]
     limits = state.shape.thresholds[up]
     silent = silencers(
@@ -134,14 +131,8 @@ def _revise(state: State, pair: tuple[int, int], effects: DesignEffects, segment
     tables.choose(due[other], chosen[other], tokens)
 
 
-def _significant(
-    table: PairTable, counts: Sequence[np.ndarray], due: np.ndarray, tokens: int, effects: DesignEffects
-) -> SignificantPairs:
-    """Of all upstream features with the children that are due, some columns of the table at a time."""
-    step = max(1, _BLOCK_CELLS // len(counts[0]))
-    found = []
-    for start in range(0, len(due), step):
-        children = due[start : start + step]
-        part = significant_pairs(table.joint((slice(None), children)), counts[0], counts[1][children], tokens, effects)
-        found.append(part._replace(child=part.child + start))
-    return SignificantPairs(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+def _ranked(table: PairTable, counts: Sequence[np.ndarray], due: np.ndarray, tokens: int, effects: DesignEffects) -> Ranked:
+    lists = CandidateLists(*counts, due, tokens, effects.effect, SIGNIFICANT, LEADING)
+    for block in table.blocks():
+        lists.offer(block.start, np.ascontiguousarray(table.halves(block)))
+    return lists.ranked

@@ -9,35 +9,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from kernels.cpu.best import insert
 from kernels.cpu.gates import BlockMasks
 from kernels.cpu.moments import Runs
 from kernels.cpu.native import ones
 
-ONE = np.uint64(1)
-
-
 MOST_TOKENS = 1024  # of a parent that are gone through for each child, evenly spaced: 1,024 show what silences half of them
-
-
-def top_of_groups(groups: np.ndarray, members: np.ndarray, scores: np.ndarray, size: int, k: int) -> np.ndarray:
-    """int64 [size, k], the members with the highest scores of each group, best first, then −1; of equal ones the first.
-
-    Args:
-        groups: int64 [n], in [0, size); members: int64 [n]; scores: float64 [n], −inf and NaN are never taken.
-    """
-    found, kept = np.full((size, k), -1, np.int64), np.full((size, k), -np.inf)
-    _top(groups, members, scores, found, kept)
-    return found
-
-
-@numba.njit(nogil=True, cache=True)
-def _top(groups, members, scores, found, kept):
-    last = found.shape[1] - 1
-    for at in range(len(groups)):
-        group, score = groups[at], scores[at]
-        if score > kept[group, last]:
-            insert(found[group], kept[group], members[at], score)
 
 
 def mask_jaccard(masks: BlockMasks, first: np.ndarray, second: np.ndarray) -> np.ndarray:

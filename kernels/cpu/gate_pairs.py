@@ -1,0 +1,157 @@
+"""The leading candidate parents of every child by four criteria, in one pass over the rows of a pair table.
+
+    rows of counts, in any number of calls ──▶ far from independence? ──▶ each criterion ──▶ compare with the worst kept ──▶ insert
+
+Most cells are next to what independence expects and are left by a compare that goes through `LANES` of them at a time; what is left
+is scored once and compared with the worst that each list of its child keeps. The plain form, with what is computed and why, is
+`engine.measures.gate_candidates`: same formulas, operation by operation, and a test holds the lists to be the same.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from kernels.cpu.best import insert
+from kernels.host_checks import check_pair_rows
+
+LANES = 64
+_Z = 1.959963984540054  # Wilson's bound: a two-sided level of 95 %
+_NECESSITY, _SUFFICIENCY, _INHIBITION, _SIGNIFICANCE = range(4)
+
+
+class Ranked(NamedTuple):
+    """The leading candidates of C children by each criterion, int64 `[C, Q]` upstream features, best first, then −1."""
+
+    necessity: np.ndarray
+    sufficiency: np.ndarray
+    inhibition: np.ndarray
+    significance: np.ndarray
+
+
+class CandidateLists:
+    """The four lists of some children of one layer pair; ties go to the smaller upstream index if rows are offered in order."""
+
+    def __init__(
+        self, up: np.ndarray, down: np.ndarray, children: np.ndarray, tokens: int, effects: np.ndarray, least: float, keep: int
+    ) -> None:
+        """
+        Args:
+            up: int64 [Du], down: int64 [Dd], active counts of all features.
+            children: int64 [C], downstream features without repeats, whose lists are wanted.
+            tokens: N.
+            effects: float64 [B], the design effect of a joint count of 4^b to 4^(b+1) − 1, the last one of all above; one that is
+                not at least 1 (NaN: not known), or none at all, is taken as 1.
+            least: standard errors from independence above which a pair counts.
+            keep: Q.
+        """
+        self._up = np.asarray(up, np.float64)
+        self._down = np.full(-(-len(down) // LANES) * LANES, np.nan)
+        self._down[children] = np.asarray(down, np.float64)[children]
+        self._width = len(down)
+        self._place = np.full(len(self._down), -1)
+        self._place[children] = np.arange(len(children))
+        self._lanes = np.unique(children // LANES)
+        self._tokens = float(max(tokens, 1))
+        self._effects = np.where(effects >= 1.0, effects, 1.0) if len(effects) else np.ones(1)
+        self._least = least
+        self._found = np.full((4, len(children), keep), -1, np.int64)
+        self._scores = np.full((4, len(children), keep), -np.inf)
+
+    def offer(self, first: int, counts: np.ndarray) -> None:
+        """Offer some rows of the pair table.
+
+        Args:
+            first: upstream feature of the first row.
+            counts: int32 or int64 [R, Dd, 2], joint counts of either half of the documents.
+
+        Raises:
+            ValueError: rows that do not fit, named.
+        """
+        check_pair_rows(first, counts, len(self._up), self._width)
+        _offer(
+            first,
+            counts.reshape(len(counts), -1),
+            self._up,
+            self._down,
+            self._place,
+            self._lanes,
+            self._tokens,
+            self._effects,
+            self._least,
+            self._found,
+            self._scores,
+        )
+
+    @property
+    def ranked(self) -> Ranked:
+        """The lists now."""
+        return Ranked(*self._found)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _wilson_lower(s, n):
+    n = max(n, 1e-100)
+    p, z2 = s / n, _Z * _Z
+    return max((p + z2 / (2 * n) - _Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n), 0.0)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _keep(found, scores, which, place, up, score):
+    if score > scores[which, place, -1]:
+        insert(found[which, place], scores[which, place], up, score)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _any_far(row, down, rate, start, end, limit):
+    """Whether a cell may be further from independence than its standard errors, were the design effect 1. Vector code."""
+    far = np.uint64(0)
+    for j in range(start, end):
+        expected = rate * down[j]
+        away = np.float64(row[np.uint64(2) * j] + row[np.uint64(2) * j + np.uint64(1)]) - expected
+        far |= np.uint64(away * away > limit * max(expected, 1.0))  # NaN, a child that is not asked for: false
+    return far != 0
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _offer(first, counts, up, down, place, lanes, n, effects, least, found, scores):
+    width = np.uint64(counts.shape[1] // 2)
+    limit = least * least * (1.0 - 1e-9)  # the quick look rounds otherwise
+    for at in range(counts.shape[0]):
+        i = first + at
+        n_i = up[i]
+        if n_i == 0.0:
+            continue
+        row = counts[at]
+        for lane in lanes:
+            start = np.uint64(lane * LANES)
+            end = min(start + np.uint64(LANES), width)
+            if not _any_far(row, down, n_i / n, start, end, limit):
+                continue
+            for j in range(start, end):
+                child = place[j]
+                if child < 0:
+                    continue
+                n_j, n_ij = down[j], np.float64(row[np.uint64(2) * j] + row[np.uint64(2) * j + np.uint64(1)])
+                expected = n_i * n_j / n
+                spread = max(expected, 1.0)
+                away = n_ij - expected
+                if not away * away > limit * spread:
+                    continue
+                whole, b = np.int64(spread), 0
+                while whole >= 4 and b < len(effects) - 1:
+                    whole >>= 2
+                    b += 1
+                deff = effects[b]
+                z = away / np.sqrt(deff * spread)
+                if not abs(z) > least:
+                    continue
+                _keep(found, scores, _SIGNIFICANCE, child, i, abs(z))
+                if z > 0:
+                    _keep(found, scores, _NECESSITY, child, i, n_ij / max(n_j, 1.0) - n_i / n)
+                    if n_ij / n_i - n_j / n > scores[_SUFFICIENCY, child, -1]:  # the lower end is below the estimate
+                        _keep(found, scores, _SUFFICIENCY, child, i, _wilson_lower(n_ij / deff, n_i / deff) - n_j / n)
+                else:
+                    _keep(found, scores, _INHIBITION, child, i, -z)
