@@ -105,12 +105,12 @@ def _nominate(tables: GateTables, gates: NominatedGates, effects: DesignEffects,
 def _revise(state: State, pair: tuple[int, int], effects: DesignEffects, segment: SegmentClusters) -> None:
     up, down = pair
     tables, tokens = state.gate_tables[pair], state.tokens
-    counts = [state.marginals[layer].count.cpu().numpy() for layer in pair]
+    up_count, down_count = (state.marginals[layer].count.cpu().numpy() for layer in pair)
     due = (tokens >= REVISE_AFTER * tables.counted_from) | (tables.candidates < 2)
-    due = np.flatnonzero(due & (counts[1] > SIGNIFICANT))  # one with fewer tokens is far from independence with nothing
+    due = np.flatnonzero(due & (down_count > SIGNIFICANT))  # one with fewer tokens is far from independence with nothing
     if not len(due):
         return
-    ranked = _ranked(state.pairs[pair], counts, due, tokens, effects)
+    ranked = _ranked(state.pairs[pair], up_count, down_count, due, tokens, effects)
     upstream, downstream = segment.layers[up], segment.layers[down]
     limits = state.shape.thresholds[up]
     silent = silencers(
@@ -131,8 +131,8 @@ def _revise(state: State, pair: tuple[int, int], effects: DesignEffects, segment
     tables.choose(due[other], chosen[other], tokens)
 
 
-def _ranked(table: PairTable, counts: Sequence[np.ndarray], due: np.ndarray, tokens: int, effects: DesignEffects) -> Ranked:
-    lists = CandidateLists(*counts, due, tokens, effects.effect, SIGNIFICANT, LEADING)
+def _ranked(table: PairTable, up: np.ndarray, down: np.ndarray, due: np.ndarray, tokens: int, effects: DesignEffects) -> Ranked:
+    lists = CandidateLists(up, down, due, tokens, effects.effect, SIGNIFICANT, LEADING)
     for block in table.blocks():
         lists.offer(block.start, np.ascontiguousarray(table.halves(block)))
     return lists.ranked
