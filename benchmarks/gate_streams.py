@@ -78,14 +78,15 @@ class Planted(NamedTuple):
 
     Attributes:
         child, kind, parents: the parents in order: of AND_NOT the second inhibits.
-        deciding: int64, ascending: tokens at which gate and best single parent disagree and the child agrees with the gate; of AND
-            and 2-of-3 those at which gate and child are active. An AND whose parents never meet would have deciding tokens
-            otherwise, at which one parent is active and nothing else happens, and so would a 2-of-3.
+        disagreeing: int64, ascending: tokens at which gate and best single parent disagree and the child agrees with the gate.
+        deciding: the same, but of AND and 2-of-3 the tokens at which gate and child are active. An AND whose parents never meet
+            would have deciding tokens otherwise, at which one parent is active and nothing else happens, and so would a 2-of-3.
     """
 
     child: int
     kind: int
     parents: tuple[int, ...]
+    disagreeing: np.ndarray
     deciding: np.ndarray
 
 
@@ -109,13 +110,22 @@ class Layer(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Consecutive whole documents: index of the first, int64 lengths, uint8 halves, and both layers."""
+    """Consecutive whole documents: index of the first, their names, int64 lengths, uint8 halves, and both layers."""
 
     first_document: int
+    names: list[str]
     lengths: np.ndarray
     halves: np.ndarray
     up: Layer
     down: Layer
+
+    def frames(self) -> Iterator[dict[str, object]]:
+        """The documents as maps for the body of `POST /v1/activations`."""
+        ends = np.cumsum(self.lengths).tolist()
+        for name, first, end in zip(self.names, [0, *ends[:-1]], ends, strict=True):
+            parts = [layer.tokens(first, end)._asdict() for layer in (self.up, self.down)]
+            layers = [{column: array.tobytes() for column, array in part.items()} for part in parts]
+            yield {"document": name, "tokens": end - first, "layers": layers}
 
 
 class GateStream:
@@ -149,9 +159,9 @@ class GateStream:
         """The name it is sent under; its half is a hash of it."""
         return f"planted-{self.spec.seed}-{document}"
 
-    def deciding_documents(self, planted: Planted, after: int = 0) -> int:
-        """Documents with a deciding token of the gate from token `after` on."""
-        tokens = planted.deciding[np.searchsorted(planted.deciding, after) :]
+    def documents_of(self, tokens: np.ndarray, after: int = 0) -> int:
+        """Documents that hold one of these tokens (ascending), from token `after` on."""
+        tokens = tokens[np.searchsorted(tokens, after) :]
         return len(np.unique(np.searchsorted(self.starts, tokens, side="right")))
 
     def segments(self) -> Iterator[Segment]:
@@ -160,18 +170,11 @@ class GateStream:
         while first < self.documents:
             end = max(first + 1, int(np.searchsorted(self.starts, self.starts[first] + self.spec.segment, side="right")) - 1)
             low, high = int(self.starts[first]), int(self.starts[end])
-            halves = np.array([half_of(self.name(document).encode()) for document in range(first, end)], np.uint8)
+            names = [self.name(document) for document in range(first, end)]
+            halves = np.array([half_of(name.encode()) for name in names], np.uint8)
             up, down = (layer.tokens(low, high) for layer in self.layers)
-            yield Segment(first, np.diff(self.starts[first : end + 1]), halves, up, down)
+            yield Segment(first, names, np.diff(self.starts[first : end + 1]), halves, up, down)
             first = end
-
-    def frames(self) -> Iterator[dict[str, object]]:
-        """The documents as maps for the body of `POST /v1/activations`."""
-        for document in range(self.documents):
-            low, high = int(self.starts[document]), int(self.starts[document + 1])
-            parts = [layer.tokens(low, high) for layer in self.layers]
-            layers = [{name: column.tobytes() for name, column in part._asdict().items()} for part in parts]
-            yield {"document": self.name(document), "tokens": high - low, "layers": layers}
 
 
 def tail_rates(features: int) -> np.ndarray:
@@ -291,11 +294,12 @@ class _Maker:
         child = self._labelled(np.flatnonzero(gate))
         active[3, child] = True
         f1 = [2 * active[at, child].sum() / max(1, len(child) + len(tokens)) for at, tokens in enumerate(parents)]
-        deciding = gate & active[3] if kind in (AND, TWO_OF_THREE) else (gate == active[3]) & (gate != active[int(np.argmax(f1))])
+        disagreeing = np.flatnonzero((gate == active[3]) & (gate != active[int(np.argmax(f1))]))
+        deciding = np.flatnonzero(gate & active[3]) if kind in (AND, TWO_OF_THREE) else disagreeing
         names = tuple(range(len(self.up), len(self.up) + len(parents)))
         self.up += parents
         self.down.append(child)
-        return Planted(len(self.down) - 1, kind, names, np.flatnonzero(deciding))
+        return Planted(len(self.down) - 1, kind, names, disagreeing, deciding)
 
     def _sharing(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both, with a share of the rarer one's tokens moved to tokens of the other."""

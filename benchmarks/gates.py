@@ -1,6 +1,6 @@
 """Whether planted gates come back, and whether nothing else does: the recipe on streams whose gates are known.
 
-    python -m benchmarks.gates [--quick] [--through engine|recipe] [--seeds N] [planted] [noise] [causes] [gain]
+    python -m benchmarks.gates [--quick] [--through engine|service|recipe] [--seeds N] [planted] [noise] [causes] [gain]
 
 1. `planted`: `benchmarks.gate_streams` with label noise 0, 2 and 10 %, and with parents that share 30 % of their tokens or have
    nothing to do with each other, put through a `Finder`, some seeds each. Recall is taken over gates with at least 50 *deciding*
@@ -8,7 +8,8 @@
 2. `noise`, `causes`: 100 smaller streams of pure noise with topics, bursts and drift shared by both layers, and 100 of common
    causes that their reports miss: in how many a gate is published after any segment.
 3. The paper's own rule and plain description length stand beside it, on the same streams.
-4. They go through the engine's own state (`benchmarks.gate_engine`), or through the plain recipe that it is held against.
+4. They go through the engine's own state (`benchmarks.gate_engine`), through a running server over HTTP (`benchmarks.gate_service`;
+   only the planted ones), or through the plain recipe that the engine is held against.
 5. `gain`: how often the interval of the gain ever misses (`benchmarks.gate_gain`).
 
 False means: the child has no planted gate, or a reported parent is none of its parents. Everything is a function of fixed seeds.
@@ -19,7 +20,8 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ from scipy import sparse
 from benchmarks import gate_gain, rows
 from benchmarks.gate_engine import Engine
 from benchmarks.gate_recipe import Finder, Gates, Recipe
+from benchmarks.gate_service import Service
 from benchmarks.gate_streams import GateSpec, GateStream
 from engine.measures.gate_candidates import paper_rule
 from engine.measures.gate_tests import GATE, JOINT
@@ -50,7 +53,7 @@ NOTHING = {"noise": SMALL, "causes": SMALL._replace(causes=60, misses_only=True)
 
 DECIDING = 50
 
-FINDERS: dict[str, Callable[[int, int], Finder]] = {"engine": Engine, "recipe": Recipe}
+FINDERS: dict[str, Callable[[int, int], Finder]] = {"engine": Engine, "service": Service, "recipe": Recipe}
 
 
 class Tally(NamedTuple):
@@ -69,6 +72,11 @@ class Tally(NamedTuple):
     published: int
     false: int
     false_of: dict[str, int]
+
+    @property
+    def by_kind(self) -> dict[str, list[int]]:
+        """Eligible, found and right by kind."""
+        return {kind: [int(part[at]) for part in self[:3]] for at, kind in enumerate(KINDS)}
 
     def plus(self, other: Tally) -> Tally:
         """Of the streams of both."""
@@ -122,18 +130,19 @@ class Run(NamedTuple):
     Attributes:
         deciding: int64, deciding documents of each planted gate after its parents were first candidates of its child together; if
             they never were, after the child was first given any, or all.
+        disagreeing: the same of documents where gate and best parent disagree and the child agrees with the gate, of any kind.
         finder: as it ended.
-        most: the most gates that were published after any segment.
+        most: the most gates that were published after any segment; of those that were looked at.
     """
 
     deciding: np.ndarray
+    disagreeing: np.ndarray
     finder: Finder
     most: int
 
 
-def through(stream: GateStream, make: Callable[[int, int], Finder] = Engine) -> Run:
-    """Puts a stream through a finder, which is made from the sizes of the two dictionaries."""
-    finder = make(stream.spec.up, stream.spec.down)
+def through(stream: GateStream, finder: Finder, every: bool) -> Run:
+    """Puts a stream through a new finder of its dictionaries, and looks at its gates after every segment, or only in the end."""
     chosen, given = (np.full(len(stream.planted), -1, np.int64) for _ in range(2))
     tokens, most = 0, 0
     for segment in stream.segments():
@@ -146,10 +155,14 @@ def through(stream: GateStream, make: Callable[[int, int], Finder] = Engine) -> 
                 given[at] = tokens
             if chosen[at] < 0 and set(one.parents) <= mine:
                 chosen[at] = tokens
-        most = max(most, int((finder.gates().verdict == GATE).sum()))
+        if every or tokens == stream.tokens:
+            most = max(most, int((finder.gates().verdict == GATE).sum()))
     after = np.where(chosen >= 0, chosen, np.maximum(given, 0))
-    deciding = [stream.deciding_documents(one, int(since)) for one, since in zip(stream.planted, after, strict=True)]
-    return Run(np.array(deciding, np.int64), finder, most)
+    deciding, disagreeing = (
+        [stream.documents_of(tokens, since) for tokens, since in zip(of, after.tolist(), strict=True)]
+        for of in ([one.deciding for one in stream.planted], [one.disagreeing for one in stream.planted])
+    )
+    return Run(np.array(deciding, np.int64), np.array(disagreeing, np.int64), finder, most)
 
 
 def methods(stream: GateStream, finder: Finder) -> Iterator[tuple[str, Gates]]:
@@ -169,35 +182,41 @@ def methods(stream: GateStream, finder: Finder) -> Iterator[tuple[str, Gates]]:
         yield f"paper's rule at {threshold}", Gates(found.child, found.kind, parents, np.full(len(found.child), GATE, np.uint8))
 
 
-def planted_rows(seeds: int, spec: GateSpec, make: Callable[[int, int], Finder] = Engine) -> list[dict[str, object]]:
+def planted_rows(
+    seeds: int, spec: GateSpec, settings: Sequence[str], make: Callable[[int, int], Finder] = Engine
+) -> list[dict[str, object]]:
     """A row for each setting and method, over all seeds."""
     new = []
-    for name, changed in SETTINGS.items():
+    for name in settings:
         began, cpu = time.perf_counter(), time.process_time()
         total: dict[str, Tally] = {}
+        by_disagreement, differing = None, None
         for seed in range(1, seeds + 1):
-            stream = GateStream(spec._replace(seed=seed, **changed))
-            run = through(stream, make)
-            for method, gates in methods(stream, run.finder):
-                one = tally(stream, run.deciding >= DECIDING, gates)
-                total[method] = total[method].plus(one) if method in total else one
+            stream = GateStream(spec._replace(seed=seed, **SETTINGS[name]))
+            with ExitStack() as stack:
+                finder = make(spec.up, spec.down)
+                if isinstance(finder, Service):
+                    stack.callback(finder.close)
+                run = through(stream, finder, every=False)
+                found = dict(methods(stream, finder))
+                if isinstance(finder, Service):
+                    differing = finder.differing() + (differing or 0)
+            for method, gates in found.items():
+                total[method] = _sum(total.get(method), tally(stream, run.deciding >= DECIDING, gates))
+            by_disagreement = _sum(by_disagreement, tally(stream, run.disagreeing >= DECIDING, found["gates"]))
         timing = _timing(began, cpu)
         sizes = {"tokens": spec.tokens, "up": spec.up, "down": spec.down, "gates": spec.gates, "seeds": seeds}
         for method, one in total.items():
             log.info("%s", _line(name, method, one))
-            of = {kind: [int(part[at]) for part in one[:3]] for at, kind in enumerate(KINDS)}
-            more = {"published": one.published, "false": one.false, "false_of": one.false_of}
-            new.append(
-                rows.row(
-                    "gates",
-                    f"{name}: {method}",
-                    sizes,
-                    timing,
-                    eligible_found_right=of,
-                    through=getattr(make, "__name__", ""),
-                    **more,
-                )
-            )
+            more: dict[str, object] = {"published": one.published, "false": one.false, "false_of": one.false_of}
+            if method == "gates" and by_disagreement is not None:
+                more["eligible_found_right_by_disagreement"] = by_disagreement.by_kind
+                log.info("%s", _line(name, "the same by disagreement", by_disagreement))
+            if differing is not None:
+                more["gates_that_differ_from_engine"] = differing
+                log.info("%s: %d gates of the service and of the engine differ", name, differing)
+            more |= {"eligible_found_right": one.by_kind, "through": _name(make)}
+            new.append(rows.row("gates", f"{name}: {method}", sizes, timing, **more))
     return new
 
 
@@ -207,7 +226,7 @@ def nothing_row(what: str, seeds: range, make: Callable[[int, int], Finder] = En
     streams: dict[str, int] = {}
     for seed in seeds:
         stream = GateStream(NOTHING[what]._replace(seed=seed))
-        run = through(stream, make)
+        run = through(stream, make(stream.spec.up, stream.spec.down), every=True)
         published = {method: len(gates.child) for method, gates in methods(stream, run.finder)} | {"gates": run.most}
         for method, count in published.items():
             streams[method] = streams.get(method, 0) + (count > 0)
@@ -228,14 +247,21 @@ def main() -> None:
     if unknown := set(parts) - {"planted", *NOTHING, "gain"}:
         parser.error(f"there is no part {', '.join(unknown)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.through == "service" and set(parts) & set(NOTHING):
+        parser.error("streams of nothing are small and many: they go through the engine or the recipe")
     if "planted" in parts:
         spec = GateSpec(tokens=300_000) if options.quick else GateSpec()
-        rows.append(planted_rows(options.seeds or (1 if options.quick else 3), spec, make))
+        settings = list(SETTINGS)[: 1 if options.through == "service" else None]
+        rows.append(planted_rows(options.seeds or (1 if options.quick else 3), spec, settings, make))
     for what in NOTHING:
         if what in parts:
             rows.append([nothing_row(what, range(options.seeds or (5 if options.quick else 100)), make)])
     if "gain" in parts:
         rows.append(gate_gain.coverage_rows(options.quick))
+
+
+def _sum(total: Tally | None, one: Tally) -> Tally:
+    return one if total is None else total.plus(one)
 
 
 def _line(setting: str, method: str, one: Tally) -> str:

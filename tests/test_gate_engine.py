@@ -40,7 +40,7 @@ def dense(stream: GateStream) -> list[np.ndarray]:
 
 
 def test_planted_gates_come_back_and_nothing_else_does(stream: GateStream) -> None:
-    run, plain = through(stream, Engine), through(stream, Recipe)
+    run, plain = through(stream, Engine(SPEC.up, SPEC.down), True), through(stream, Recipe(SPEC.up, SPEC.down), True)
     name, gates = next(methods(stream, run.finder))
     assert name == "gates"
     found = tally(stream, run.deciding >= 50, gates)

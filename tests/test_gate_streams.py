@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gate_recipe import CLUSTER_TOKENS, Recipe, blocks_of, score
-from benchmarks.gate_streams import GateSpec, GateStream, Planted
+from benchmarks.gate_streams import GateSpec, GateStream
 from benchmarks.gates import NOTHING, methods, tally, through
 from engine.corpus.activations import FrameStream
 from engine.measures.gate_tests import Evidence, add_block, block_scores
@@ -68,15 +68,16 @@ def test_deciding_tokens_are_those_at_which_gate_and_best_parent_part(stream: Ga
         gate, child = holds(one.kind, *parents), down[:, one.child]
         f1 = [2 * (parent & child).sum() / (parent.sum() + child.sum()) for parent in parents]
         best = parents[int(np.argmax(f1))]
-        deciding = gate & child if one.kind in (AND, TWO_OF_THREE) else (gate != best) & (gate == child)
+        disagreeing = (gate != best) & (gate == child)
+        np.testing.assert_array_equal(one.disagreeing, np.flatnonzero(disagreeing))
+        deciding = gate & child if one.kind in (AND, TWO_OF_THREE) else disagreeing
         np.testing.assert_array_equal(one.deciding, np.flatnonzero(deciding))
 
 
 def test_deciding_documents_are_counted_from_a_token_on(stream: GateStream) -> None:
     starts = stream.starts
     tokens = np.array([starts[2], starts[2] + 1, starts[5], starts[9]])
-    one = Planted(0, OR, (1, 2), tokens)
-    assert [stream.deciding_documents(one, int(after)) for after in (0, starts[2] + 1, starts[2] + 2, starts[9] + 1)] == [
+    assert [stream.documents_of(tokens, int(after)) for after in (0, starts[2] + 1, starts[2] + 2, starts[9] + 1)] == [
         3,
         3,
         2,
@@ -112,8 +113,8 @@ def test_segments_hold_the_whole_stream_and_frames_are_what_the_api_takes(stream
         np.testing.assert_array_equal(np.concatenate([part.values for part in parts]), layer.values)
         np.testing.assert_array_equal(np.concatenate([np.diff(part.offsets) for part in parts]), np.diff(layer.offsets))
     body = io.BytesIO()
-    for frame in stream.frames():
-        body.write(msgpack.packb(frame))
+    for segment in segments:
+        body.writelines(map(msgpack.packb, segment.frames()))
     reader = FrameStream((SPEC.up, SPEC.down), 1 << 20)
     frames = list(reader.feed(body.getvalue()))
     reader.finish()
@@ -192,7 +193,7 @@ def test_tables_of_the_recipe_count_what_came_after_the_choice(stream: GateStrea
 def test_planted_gates_come_back_and_nothing_else_does() -> None:
     spec = GateSpec(tokens=1_000_000, up=350, down=200, gates=15, others=10, causes=15)
     found = GateStream(spec)
-    run = through(found, Recipe)
+    run = through(found, Recipe(found.spec.up, found.spec.down), every=True)
     eligible = run.deciding >= 50
     one = dict(methods(found, run.finder))
     gates = tally(found, eligible, one["gates"])
@@ -208,7 +209,7 @@ def test_without_a_gate_none_is_published_at_any_time(what: str) -> None:
     published, plain = 0, 0
     for seed in range(3):
         found = GateStream(NOTHING[what]._replace(seed=seed, tokens=100_000))
-        run = through(found, Recipe)
+        run = through(found, Recipe(found.spec.up, found.spec.down), every=True)
         published += run.most > 0
         plain += len(dict(methods(found, run.finder))["description length"].child) > 0
     assert published == 0 and plain == 3
