@@ -9,11 +9,14 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from kernels.cpu.best import insert
 from kernels.cpu.gates import BlockMasks
 from kernels.cpu.moments import Runs
 from kernels.cpu.native import ones
 
-MOST_TOKENS = 1024  # of a parent that are gone through for each child, evenly spaced: 1,024 show what silences half of them
+MOST_TOKENS = (128, 256)
+"""Tokens of a parent that are looked at for each child, evenly spaced, without the child and with it. What silences a child is on
+many of the tokens without it, however few these are, and on next to none of the others."""
 
 
 def mask_jaccard(masks: BlockMasks, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -58,9 +61,9 @@ def silencers(
 ) -> np.ndarray:
     """Of each child the upstream features that are most more often active where its parent is without it than where it is with it.
 
-    Of a parent with more than 1,024 active tokens those are an even sample of them. By z = (x₀ − E)/√max(E, 1),
-    E = (x₀ + x₁) M₀/(M₀ + M₁), of a feature that is active at x₀ of the M₀ tokens of the parent without the child and at x₁ of the
-    M₁ with it.
+    By z = (x₀ − E)/√max(E, 1), E = (x₀ + x₁) M₀/(M₀ + M₁) (`engine.measures.gate_candidates.suppression`), of a feature that is
+    active at x₀ of the M₀ tokens of the parent without the child and at x₁ of the M₁ with it; of each, `MOST_TOKENS` at most are
+    looked at.
 
     Args:
         order: int64 [n], rows of the entries in the order of the segment, which is that of the runs' tokens.
@@ -80,10 +83,9 @@ def silencers(
 
 @numba.njit(nogil=True, cache=True)
 def _silencers(order, offsets, features, values, limits, up, down, parents, children, least, most):
-    found = np.full((len(children), most), -1, np.int64)
+    found, scores = np.full((len(children), most), -1, np.int64), np.full((len(children), most), -np.inf)
     active = np.zeros(len(order), np.bool_)
-    counts = np.zeros((len(limits), 2), np.int64)
-    z = np.zeros(len(limits))
+    counts = np.zeros((len(limits), 2), np.int32)
     up_starts, up_entries, up_tokens, up_values = up[0], up[2], up[3], up[4]
     down_starts, down_entries, down_tokens, down_values = down[0], down[2], down[3], down[4]
     for at in range(len(children)):
@@ -93,13 +95,25 @@ def _silencers(order, offsets, features, values, limits, up, down, parents, chil
         first, last = down_entries[down_starts[child]], down_entries[down_starts[child + 1]]
         for entry in range(first, last):
             active[down_tokens[entry]] = down_values[entry] > 0
-        counts[:] = 0
         begin, end = up_entries[up_starts[parent]], up_entries[up_starts[parent + 1]]
-        for entry in range(begin, end, max(1, (end - begin + MOST_TOKENS - 1) // MOST_TOKENS)):
+        both, present = 0, 0
+        for entry in range(begin, end):
+            if up_values[entry] > 0:
+                present += 1
+                both += active[up_tokens[entry]]
+        counts[:] = 0
+        tokens = np.zeros(2, np.int64)
+        seen = np.zeros(2, np.int64)
+        step = (-(-(present - both) // MOST_TOKENS[0]), -(-both // MOST_TOKENS[1]))
+        for entry in range(begin, end):
             if not up_values[entry] > 0:
                 continue
             token = up_tokens[entry]
             side = np.int64(active[token])
+            seen[side] += 1
+            if (seen[side] - 1) % step[side]:
+                continue
+            tokens[side] += 1
             row = order[token]
             for other in range(offsets[row], offsets[row + 1]):
                 feature = features[other]
@@ -107,17 +121,13 @@ def _silencers(order, offsets, features, values, limits, up, down, parents, chil
                     counts[feature, side] += 1
         for entry in range(first, last):
             active[down_tokens[entry]] = False
-        silent, both = counts[parent, 0], counts[parent, 1]
-        if silent + both == 0:
-            continue
+        silent, with_child = tokens
         for feature in range(len(limits)):
-            expected = (counts[feature, 0] + counts[feature, 1]) * silent / (silent + both)
-            z[feature] = (counts[feature, 0] - expected) / np.sqrt(max(expected, 1.0))
-        z[parent] = 0.0
-        for place in range(most):
-            best = np.argmax(z)
-            if not z[best] > least:
-                break
-            found[at, place] = best
-            z[best] = 0.0
+            x0, x1 = counts[feature, 0], counts[feature, 1]
+            if not x0 > least or feature == parent:  # z is at most x0
+                continue
+            expected = (x0 + x1) * silent / (silent + with_child)
+            z = (x0 - expected) / np.sqrt(max(expected, 1.0))
+            if z > least and z > scores[at, -1]:
+                insert(found[at], scores[at], feature, z)
     return found

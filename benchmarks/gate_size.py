@@ -1,0 +1,142 @@
+"""What gates cost at the size of GPT-2 small's dictionaries: `python -m benchmarks.gate_size [--quick]`.
+
+1. Memory: gate tables and nominated gates of 11 layer pairs, four gates of every child, which is the most there can be: resident
+   memory before and after all of it is written.
+2. Time: one layer pair through the engine's own state. Four segments of 65,536 tokens shaped like real SAEs' activations are
+   counted, and candidates and nominations chosen after each; per token, what the gates take beside what the pair counts take.
+   One thread, so that both arms share nothing. Needs 12 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import psutil
+
+from benchmarks import rows
+from benchmarks.activations import PairBatch, pair_batch
+from engine.corpus.segment import Piece
+from engine.counts.gate_tables import GateTables
+from engine.counts.gates import PLACES, NominatedGates
+from engine.counts.shape import RunShape
+from engine.counts.state import State
+from engine.encoder.batch import SparseBatch
+from engine.views.gate_choices import choose_gates
+from kernels import Csr
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LAYERS, FEATURES, L0 = 12, 24_576, 60
+TOKENS, SEGMENTS, DOCUMENT = 65_536, 4, 512
+MICRO_BATCH = 4_096
+
+
+def memory_row(features: int) -> dict[str, object]:
+    """Resident memory that the gates of all layer pairs take when every place is taken."""
+    shape = RunShape.of([features] * LAYERS, None, 0.0, "cpu", 2**31 - 1)
+    process, began = psutil.Process(), time.perf_counter()
+    before = process.memory_info().rss
+    children = np.repeat(np.arange(features, dtype=np.int32), PLACES)
+    number = np.tile(np.arange(PLACES, dtype=np.uint8), features)
+    parents = np.tile(np.array([[0, 1, -1]], np.int32), (len(children), 1))
+    kept = []
+    for pair in shape.pairs:
+        tables, gates = GateTables.zero(shape, pair), NominatedGates.zero(shape, pair)
+        tables.parents[:], tables.counted_from[:] = 1, 1
+        tables.cells.fill_(1)
+        zeros = np.zeros(len(children), np.uint8)
+        gates.nominate(children, number, zeros, parents, parents[:, 0], position=1, tokens=1)
+        for total in gates.totals:
+            total[:] = 1
+        kept += [tables, gates]
+    used = process.memory_info().rss - before
+    took = time.perf_counter() - began
+    log.info("memory of %d layer pairs: %.0f MB", len(shape.pairs), used / 1e6)
+    sizes = {"layers": LAYERS, "D": features, "m": shape.gate_candidates, "gates": len(children) * len(shape.pairs)}
+    return rows.row("gates", "memory of all gate tables and gates", sizes, rows.Timing(took, took, took, took, 1), bytes=used)
+
+
+def time_rows(features: int) -> list[dict[str, object]]:
+    """CPU seconds a token of one layer pair: the pair counts, and each part of the gates."""
+    state = State.zero((features, features))
+    cpu: dict[str, float] = defaultdict(float)
+    for part in state.parts():
+        part.add = _timed(cpu, part.kind, part.add)
+        part.end_segment = _timed(cpu, f"{part.kind}: end of segment", part.end_segment)
+    with rows.one_core():
+        stream = pair_batch(SEGMENTS * TOKENS, features, L0)
+        for number in range(SEGMENTS):
+            batches, pieces, positions = _segment(stream, number)
+            for batch in batches:
+                state.add(batch)
+            clusters = state.end_segment(batches, pieces, positions)
+            _timed(cpu, "choose gates", choose_gates)(state, clusters, state.tokens)
+    gates = len(state.gates[0, 1])
+    found = []
+    for variant, parts in {
+        "pair counts": ("pairs",),
+        "gate tables": ("gate_tables",),
+        "gate scores": ("gates: end of segment",),
+        "choice of candidates and gates": ("choose gates",),
+    }.items():
+        seconds = sum(cpu[part] for part in parts) / state.tokens
+        ratio = seconds / (cpu["pairs"] / state.tokens)
+        log.info("%s: %.2f µs a token and layer pair, %.2f times the pair counts", variant, seconds * 1e6, ratio)
+        sizes = {"D": features, "L0": L0, "tokens": state.tokens, "gates": gates, "choices": SEGMENTS}
+        timing = rows.Timing(seconds, seconds, seconds, seconds, 1)
+        found.append(rows.row("gates", f"a layer pair: {variant}", sizes, timing, baseline="pair counts", ratio=ratio))
+    return found
+
+
+def _segment(stream: PairBatch, number: int) -> tuple[list[SparseBatch], list[Piece], list[int]]:
+    """One segment in documents of 512 tokens: micro-batches, pieces, and the pieces' positions."""
+    first, documents = number * TOKENS, TOKENS // DOCUMENT
+    pieces = [Piece("stream", "stream", number * documents + at, None, at % 2, 0, DOCUMENT, True) for at in range(documents)]
+    owner = np.repeat(np.arange(MICRO_BATCH // DOCUMENT, dtype=np.int32), DOCUMENT)
+    batches = []
+    for start in range(0, TOKENS, MICRO_BATCH):
+        positions = np.arange(first + start, first + start + MICRO_BATCH)
+        layers = tuple(_tokens(layer, int(positions[0]), MICRO_BATCH) for layer in stream)
+        of = slice(start // DOCUMENT, (start + MICRO_BATCH) // DOCUMENT)
+        batches.append(SparseBatch(layers, positions, owner, tuple(pieces[of])))
+    return batches, pieces, [first + at * DOCUMENT for at in range(documents)]
+
+
+def _tokens(layer: Csr, first: int, count: int) -> Csr:
+    low, high = int(layer.offsets[first]), int(layer.offsets[first + count])
+    return Csr(layer.offsets[first : first + count + 1] - low, layer.features[low:high], layer.values[low:high])
+
+
+def _timed(cpu: dict[str, float], stage: str, call: Callable[P, T]) -> Callable[P, T]:
+    """The same call, which adds its CPU time to a stage."""
+
+    def timed(*args: P.args, **kwargs: P.kwargs) -> T:
+        began = time.process_time()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            cpu[stage] += time.process_time() - began
+
+    return timed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="an eighth of the features: whether it runs")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    features = FEATURES // 8 if options.quick else FEATURES
+    rows.append([memory_row(features), *time_rows(features)])
+
+
+if __name__ == "__main__":
+    main()
