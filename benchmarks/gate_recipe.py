@@ -347,10 +347,11 @@ def _silencers(offsets, features, starts, up, down, parents, children, least):
                 mask >>= np.uint32(1)
                 bit += 1
         silent, both = counts[parent]
+        tokens = max(silent + both, 1)
         z = np.zeros(len(counts))
         for feature in range(len(counts)):
-            expected = (counts[feature, 0] + counts[feature, 1]) * silent / max(silent + both, 1)
-            z[feature] = (counts[feature, 0] - expected) / np.sqrt(max(expected, 1.0))
+            expected = (counts[feature, 0] + counts[feature, 1]) * silent / tokens
+            z[feature] = (counts[feature, 0] - expected) / np.sqrt(max(expected * both / tokens, 1.0))
         z[parent] = 0.0
         for place in range(4):
             best = np.argmax(z)

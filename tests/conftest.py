@@ -1,4 +1,4 @@
-"""Shared by all tests: two threads, no network, no telemetry."""
+"""Shared by all tests: two threads, one each where two of us run side by side, no network, no telemetry."""
 
 import os
 
@@ -8,10 +8,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see engine.supervisor: spinning threads and a busy machine
 
 import pytest
+import torch
+
+from tests.service import THREADS
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    import torch
-
-    torch.set_num_threads(2)
+def _threads() -> None:
+    torch.set_num_threads(THREADS)

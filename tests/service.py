@@ -21,6 +21,8 @@ import psutil
 
 T = TypeVar("T")
 START_SECONDS = 120.0
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+"""Of torch: two in all, and `make test` has two of us."""
 
 
 def free_port() -> int:
@@ -59,7 +61,7 @@ class Service:
                 [*command, *self.options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "SAESTREAM_THREADS": "2", **self.environment},
+                env={**os.environ, "SAESTREAM_THREADS": str(THREADS), **self.environment},
             )
         return self.process
 

@@ -128,7 +128,7 @@ def test_slots_out_of_range_are_refused(m: int) -> None:
 def test_suppression_finds_what_silences_a_child_and_not_what_never_meets_its_parent() -> None:
     # A parent at 1,000 tokens, 100 of them silent: the silencer at 95 of these, a companion at a tenth of all, a stranger at none.
     z = suppression([95, 10, 0], [0, 90, 0], 100, 900)
-    assert z[0] == pytest.approx((95 - 9.5) / math.sqrt(9.5)) and abs(z[1]) < 0.5 and z[2] == 0.0
+    assert z[0] == pytest.approx((95 - 9.5) / math.sqrt(9.5 * 0.9)) and abs(z[1]) < 0.5 and z[2] == 0.0
     assert suppression(1, 0, 1, 10**6) < 3.5 < suppression(4, 0, 10, 10**6)
     assert suppression(95, 0, 100, 900, 4.0) == pytest.approx(z[0] / 2)
 

@@ -24,7 +24,6 @@ RELEASE_HOOKS = [f"blocks.{i}.hook_resid_pre" for i in range(12)] + ["blocks.11.
 
 LOAD_BY_NAME = """
 import json, sys, torch
-torch.set_num_threads(2)
 from engine.encoder.encoder import ModelEncoder
 from engine.encoder.saes import load_saes
 from engine.errors import DoesNotFit

@@ -83,7 +83,8 @@ def suppression(
 ) -> Floats:
     """How much more often an upstream feature is active where a parent is without the child than where it is with it.
 
-    z = (x₀ − E)/√(deff·max(E, 1)), E = (x₀ + x₁)·M₀/(M₀ + M₁): the form of `significant_pairs`, among the tokens of the parent.
+    z = (x₀ − E)/√(deff·max(E·M₁/M, 1)), E = (x₀ + x₁)·M₀/M, M = M₀ + M₁: the form of `significant_pairs`, among the tokens of the
+    parent, with the variance of drawing x₀ + x₁ of them.
 
     Args:
         with_silent, with_active: x₀ and x₁, tokens of the parent at which the feature is active, without and with the child.
@@ -91,8 +92,9 @@ def suppression(
         deff: tokens that weigh as one.
     """
     x0, x1, m0, m1 = (np.asarray(x, np.float64) for x in (with_silent, with_active, silent, active))
-    expected = (x0 + x1) * m0 / np.maximum(m0 + m1, 1.0)
-    return (x0 - expected) / np.sqrt(np.asarray(deff, np.float64) * np.maximum(expected, 1.0))
+    m = np.maximum(m0 + m1, 1.0)
+    expected = (x0 + x1) * m0 / m
+    return (x0 - expected) / np.sqrt(np.asarray(deff, np.float64) * np.maximum(expected * m1 / m, 1.0))
 
 
 def rank_candidates(

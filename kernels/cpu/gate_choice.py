@@ -14,7 +14,7 @@ from kernels.cpu.gates import BlockMasks
 from kernels.cpu.moments import Runs
 from kernels.cpu.native import ones
 
-MOST_TOKENS = (128, 256)
+MOST_TOKENS = (512, 384)
 """Tokens of a parent that are looked at for each child, evenly spaced, without the child and with it. What silences a child is on
 many of the tokens without it, however few these are, and on next to none of the others."""
 
@@ -61,9 +61,9 @@ def silencers(
 ) -> np.ndarray:
     """Of each child the upstream features that are most more often active where its parent is without it than where it is with it.
 
-    By z = (x₀ − E)/√max(E, 1), E = (x₀ + x₁) M₀/(M₀ + M₁) (`engine.measures.gate_candidates.suppression`), of a feature that is
-    active at x₀ of the M₀ tokens of the parent without the child and at x₁ of the M₁ with it; of each, `MOST_TOKENS` at most are
-    looked at.
+    By z = (x₀ − E)/√max(E M₁/M, 1), E = (x₀ + x₁) M₀/M (`engine.measures.gate_candidates.suppression`), of a feature that is
+    active at x₀ of the M₀ tokens of the parent without the child and at x₁ of the M₁ with it, M in all; of each, `MOST_TOKENS` at
+    most are looked at.
 
     Args:
         order: int64 [n], rows of the entries in the order of the segment, which is that of the runs' tokens.
@@ -127,7 +127,7 @@ def _silencers(order, offsets, features, values, limits, up, down, parents, chil
             if not x0 > least or feature == parent:  # z is at most x0
                 continue
             expected = (x0 + x1) * silent / (silent + with_child)
-            z = (x0 - expected) / np.sqrt(max(expected, 1.0))
+            z = (x0 - expected) / np.sqrt(max(expected * with_child / (silent + with_child), 1.0))
             if z > least and z > scores[at, -1]:
                 insert(found[at], scores[at], feature, z)
     return found
