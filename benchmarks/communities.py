@@ -110,8 +110,8 @@ def against_whole_tables(run: Run) -> str:
     same = [adjusted_mutual_information(labels[0], other) for other in seeds]
     return (
         f"By estimate, the published lists lack {missing[0]} edges of all documents, {missing[1]} of half A and {missing[2]} of "
-        f"half B; with them the halves agree to {agreed:.3f}. Other seeds on the same graph agree with the first to {min(same):.3f} "
-        f"to {max(same):.3f}."
+        f"half B; with them the halves agree to {agreed:.3f}. Other seeds on the same graph agree with the first to "
+        f"{min(same):.3f} to {max(same):.3f}."
     )
 
 
