@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -26,17 +25,6 @@ from engine.views.relations import MOST_ITEMS
 
 _TOP = 5
 _MOST_FEATURES, _MOST_EDGES = 1_000, 10_000  # of one community: 0.1 and 0.6 MB of JSON
-
-
-def about(found: Split, request: CommunitiesRequest | CommunityRequest | CommunityOfRequest) -> tuple[Any, list[Any]]:
-    """The answer, without the items of a list, and these.
-
-    Raises:
-        Unknown: a community that there is not.
-    """
-    if isinstance(request, CommunitiesRequest):
-        return listed(found, request)
-    return (one_community(found, request) if isinstance(request, CommunityRequest) else community_of(found, request)), []
 
 
 def listed(found: Split, request: CommunitiesRequest) -> tuple[CommunitiesAnswer, list[CommunityItemAnswer]]:

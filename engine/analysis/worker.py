@@ -121,9 +121,13 @@ class Worker:
 
     def _answer(self, envelope: AnalysisEnvelope) -> Any:
         whole, request, page = self._refresh(), envelope.request, envelope.page
-        if isinstance(request, CommunitiesRequest | CommunityRequest | CommunityOfRequest) and page.cursor is None:
+        if isinstance(request, CommunityRequest):
+            return communities.one_community(self._communities.split(whole, request.by), request)
+        if isinstance(request, CommunityOfRequest):
+            return communities.community_of(self._communities.split(whole, request.by), request)
+        if isinstance(request, CommunitiesRequest) and page.cursor is None:
             found = self._communities.split(whole, request.by)  # perhaps of an earlier snapshot
-            return self._lists.page(request, page, found.snapshot, lambda: communities.about(found, request))
+            return self._lists.page(request, page, found.snapshot, lambda: communities.listed(found, request))
         return self._lists.page(request, page, whole.snapshot, lambda: self._compute(whole, request))
 
     def _compute(self, whole: Whole, request: RelationRequest) -> tuple[Any, list[Any]]:
