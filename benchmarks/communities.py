@@ -49,6 +49,8 @@ ASKED = [
     {"objective": "cpm"},
     {"measure": "pearson", "min_value": 0.3},
 ]
+TOLD = [{}, {"min_value": 0.4}, {"objective": "cpm"}]
+"""Those whose most stable communities are shown."""
 
 
 def parameters(run: Run, **given: object) -> Partition:
@@ -153,8 +155,8 @@ def report(run: Run, folder: Path) -> str:
         splits.append(split(run.whole, parameters(run, **given), CommunityIds(folder)))
         seconds.append(time.process_time() - began)
     lines = [f"{run.tokens:,} tokens", "", *table(splits, seconds), "", against_whole_tables(run)]
-    for found in splits:
-        if found.stability is None:
+    for found, given in zip(splits, ASKED, strict=True):
+        if given not in TOLD:
             continue
         by = found.by
         lines += ["", f"The most stable by {by.measure} ≥ {by.min_value:g} ({by.rank}), {by.objective}, γ = {by.resolution:g}:", ""]
