@@ -16,13 +16,16 @@ import msgspec
 import redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from engine.analysis import answers, edges, gates
+from engine.analysis import answers, communities, edges, gates
+from engine.analysis.community_ids import IDS
+from engine.analysis.community_splits import Communities
 from engine.analysis.decoders import Decoders
 from engine.analysis.lists import Lists
 from engine.analysis.snapshot import SnapshotReader, Whole
 from engine.encoder.decoder_file import DECODERS
 from engine.errors import NotReady, SaestreamError
 from engine.settings import Settings
+from engine.views.communities import CommunitiesRequest, CommunityOfRequest, CommunityRequest
 from engine.views.connection import connect
 from engine.views.keys import Keys
 from engine.views.relations import (
@@ -32,6 +35,7 @@ from engine.views.relations import (
     GatesRequest,
     HistogramsRequest,
     LineagesRequest,
+    MatchingRequest,
     RelationRequest,
     SpecializationsRequest,
 )
@@ -64,13 +68,14 @@ class Worker:
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.redis_prefix)
         self._reader = SnapshotReader(self._client, self._keys, settings.published_k, settings.min_support)
-        self._folder = settings.data_dir / DECODERS
+        self._folder = settings.data_dir
         self._stop = stop
         self._whole: Whole | None = None
         self._packed_run = b""
         self._next_read = 0.0
         self._lists = Lists()
-        self._decoders = Decoders(self._folder)
+        self._decoders = Decoders(self._folder / DECODERS)
+        self._communities = Communities(self._folder / IDS)
 
     def run(self) -> None:
         """Answer until stopped. Redis being away ends nothing."""
@@ -115,8 +120,15 @@ class Worker:
             pipe.execute()
 
     def _answer(self, envelope: AnalysisEnvelope) -> Any:
-        whole = self._refresh()
-        return self._lists.page(envelope.request, envelope.page, whole.snapshot, lambda: self._compute(whole, envelope.request))
+        whole, request, page = self._refresh(), envelope.request, envelope.page
+        if isinstance(request, CommunityRequest):
+            return communities.one_community(self._communities.split(whole, request.by), request)
+        if isinstance(request, CommunityOfRequest):
+            return communities.community_of(self._communities.split(whole, request.by), request)
+        if isinstance(request, CommunitiesRequest) and page.cursor is None:
+            found = self._communities.split(whole, request.by)  # perhaps of an earlier snapshot
+            return self._lists.page(request, page, found.snapshot, lambda: communities.listed(found, request))
+        return self._lists.page(request, page, whole.snapshot, lambda: self._compute(whole, request))
 
     def _compute(self, whole: Whole, request: RelationRequest) -> tuple[Any, list[Any]]:
         if isinstance(request, FlowRequest):
@@ -131,6 +143,7 @@ class Worker:
             return edges.edges(whole, request)
         if isinstance(request, GatesRequest):
             return gates.gates(whole, request)
+        assert isinstance(request, MatchingRequest)  # those about communities are answered from their split
         return answers.matching(whole, request, self._decoders)
 
     def _refresh(self) -> Whole:
@@ -142,7 +155,7 @@ class Worker:
         newest, _, run = self._reader.newest()
         if run != self._packed_run:  # another run in this Redis: nothing of the one before may be shown
             self._packed_run, self._whole, self._lists = run, None, Lists()
-            self._decoders = Decoders(self._folder)
+            self._decoders, self._communities = Decoders(self._folder / DECODERS), Communities(self._folder / IDS)
         here = self._whole
         if here is not None and (here.snapshot.version == newest.version or time.monotonic() < self._next_read):
             return here

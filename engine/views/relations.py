@@ -15,6 +15,8 @@ import redis.asyncio
 from engine.errors import BadInput, BadValue
 from engine.measures.hidden import FACTOR, SHARE, WINDOWS, check_hidden
 from engine.measures.relations import check_threshold
+from engine.views.communities import CommunitiesRequest, CommunityOfRequest, CommunityRequest
+from engine.views.community_answers import CommunitiesAnswer, CommunityAnswer, CommunityOfAnswer
 from engine.views.edge_answers import EdgesAnswer, HistogramsAnswer
 from engine.views.gate_answers import GatesAnswer, Sort
 from engine.views.gate_answers import Kind as GateKind
@@ -130,7 +132,16 @@ class GatesRequest(msgspec.Struct, frozen=True, kw_only=True, tag="gates"):
 
 
 RelationRequest = (
-    FlowRequest | LineagesRequest | SpecializationsRequest | MatchingRequest | HistogramsRequest | EdgesRequest | GatesRequest
+    FlowRequest
+    | LineagesRequest
+    | SpecializationsRequest
+    | MatchingRequest
+    | HistogramsRequest
+    | EdgesRequest
+    | GatesRequest
+    | CommunitiesRequest
+    | CommunityRequest
+    | CommunityOfRequest
 )
 
 
@@ -151,6 +162,9 @@ ANSWERS: dict[type, type] = {
     HistogramsRequest: HistogramsAnswer,
     EdgesRequest: EdgesAnswer,
     GatesRequest: GatesAnswer,
+    CommunitiesRequest: CommunitiesAnswer,
+    CommunityRequest: CommunityAnswer,
+    CommunityOfRequest: CommunityOfAnswer,
 }
 
 
