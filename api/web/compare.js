@@ -55,7 +55,8 @@ export function open(root, parameters) {
     const items = answers.flatMap((one) => one.items);
     const values = items.flatMap((one) => [one.a, one.b].flatMap((side) => [side.estimate, side.upper])).filter((value) => value !== null);
     const low = Math.min(0, ...items.flatMap((one) => [one.a.lower ?? 0, one.b.lower ?? 0]));
-    fill(list, legend(wanted), items.map((one) => row(one, wanted, [low, Math.max(...values, 1e-6)])));
+    const scale = [low, Math.max(...values, 1e-6)];
+    fill(list, legend(wanted, scale), items.map((one) => row(one, wanted, scale)));
     fill(more, answer.next ? element("button", { type: "button", onclick: () => page(answer.next, mine).catch(refused) }, "More") : null);
   };
   update(parameters);
@@ -106,8 +107,12 @@ function sentence(answer, { what, measure }) {
   return [element("b", {}, `${count(answer.different)} of ${of} differ for certain`), ` (${by}; all intervals hold together at ${share(1 - answer.alpha)}). ${sides}`];
 }
 
-const legend = ({ a, b }) =>
-  element("li", { class: "key", "aria-hidden": "true" }, element("span"), element("span", { class: "sides-key" }, element("span", {}, element("i", { class: "side-a" }), a), element("span", {}, element("i", { class: "side-b" }), b)), element("span", { class: "end" }, `${a} − ${b}`));
+function legend({ a, b, what }, [low, high]) {
+  const format = what === "features" ? share : estimate;
+  const side = (name, text) => element("span", {}, element("i", { class: name }), text);
+  const scale = element("span", { class: "scale" }, element("span", {}, format(low)), side("side-a", a), side("side-b", b), element("span", {}, format(high)));
+  return element("li", { class: "key", "aria-hidden": "true" }, element("span"), scale, element("span", { class: "end" }, "difference"));
+}
 
 function row(one, { what, a, b, measure }, scale) {
   const format = what === "features" ? share : estimate;

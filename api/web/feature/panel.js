@@ -34,6 +34,7 @@ export function panel(root, links) {
   let seen = null;
   let at = -Infinity;
   let record = null;
+  let [lost, unread] = [false, false]; // the connection was; nothing could be read, for a reason that passes
 
   const load = async (quietly) => {
     abort?.abort();
@@ -53,6 +54,7 @@ export function panel(root, links) {
       await Promise.all(slow);
     } catch (error) {
       if (error.name === "AbortError") return;
+      unread = error.status >= 500;
       if (!quietly) refused(error);
     } finally {
       if (abort === mine) abort = null;
@@ -103,8 +105,12 @@ export function panel(root, links) {
       } else load(false);
     },
     moved() {
-      if (!looked || !run.open || run.snapshot?.version === seen || performance.now() - at < AGAIN_MS) return;
-      load(record !== null);
+      if (!run.open) lost = true;
+      if (!looked || !run.open) return;
+      if (lost || unread) {
+        lost = unread = false;
+        load(false);
+      } else if (run.snapshot?.version !== seen && performance.now() - at >= AGAIN_MS) load(record !== null);
     },
     close: () => abort?.abort(),
     tables: () => (record ? [summary(record), ...parts.flatMap((part) => part.tables?.() ?? [])] : []),

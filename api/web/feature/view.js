@@ -6,6 +6,7 @@ import { read } from "../http.js";
 import { featureLink, go, parse } from "../route.js";
 import { isEmpty, run } from "../run.js";
 import { panel } from "./panel.js";
+import { starts } from "./starts.js";
 
 const RANKS = [["lower", "lower bound"], ["estimate", "estimate"]];
 
@@ -48,7 +49,8 @@ export function open(root, parameters) {
 function hint(feature) {
   if (feature) return section("No such feature", {}, empty(`“${feature}” is no feature: write layer:index, for example 3:17.`));
   if (isEmpty()) return section("Nothing has been counted yet", {}, empty("Send some text first, on the ", element("a", { href: "/" }, "overview"), "; features appear here while it is read."));
-  return section("Which feature?", {}, empty("Write layer:index into the field above, for example 3:17, or a word that it fires on; or take any feature that fires."));
+  const asks = section("Which feature?", {}, empty("Write layer:index into the field above, for example 3:17, or a word that it fires on. Or begin with one of these."));
+  return element("div", {}, asks, starts());
 }
 
 async function anyFeature(button, place) {

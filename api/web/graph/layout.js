@@ -5,25 +5,29 @@
 // 2. Place: each node as near to the mean of its neighbours as order and distance allow: least squares with a least gap, which pooling
 //    adjacent violators solves exactly.
 
+import { inOrder } from "../format.js";
+
 export const COLUMN = 210;
 export const GAP = 30;
 const SWEEPS = 10;
 const SETTLES = 8;
 
-// Gives every node x and y (middle of the graph at 0). `before`: feature → { y } of the picture until now, which orders the start.
-export function layout(model, before = new Map()) {
+// Gives every node x and y (middle of the graph at 0). The same nodes and edges always stand the same way, in whatever order their
+// answers came: a link restores the picture.
+export function layout(model) {
   const columns = new Map();
   for (const node of model.nodes.values()) {
     if (!columns.has(node.layer)) columns.set(node.layer, []);
     columns.get(node.layer).push(node);
   }
   const layers = [...columns.keys()].sort((a, b) => a - b);
-  const around = adjacency(model);
+  const edges = [...model.edges.values()].sort(byEnds);
+  const around = adjacency(model, edges);
   for (const nodes of columns.values()) {
-    nodes.sort((a, b) => (before.get(a.feature)?.y ?? 0) - (before.get(b.feature)?.y ?? 0));
+    nodes.sort((a, b) => inOrder(a.feature, b.feature));
   }
   const order = layers.map((layer) => columns.get(layer));
-  best(order, around, [...model.edges.values()]);
+  best(order, around, edges);
   order.forEach((nodes, at) => nodes.forEach((node, place) => Object.assign(node, { x: COLUMN * (at - (order.length - 1) / 2), y: GAP * (place - (nodes.length - 1) / 2) })));
   for (let turn = 0; turn < SETTLES; turn += 1) {
     for (const nodes of turn % 2 ? [...order].reverse() : order) settle(nodes, around);
@@ -31,9 +35,11 @@ export function layout(model, before = new Map()) {
   return layers.map((layer, at) => ({ layer, x: COLUMN * (at - (order.length - 1) / 2) }));
 }
 
-function adjacency(model) {
+export const byEnds = (a, b) => inOrder(a.up, b.up) || inOrder(a.down, b.down);
+
+function adjacency(model, edges) {
   const around = new Map([...model.nodes.values()].map((node) => [node, []]));
-  for (const edge of model.edges.values()) {
+  for (const edge of edges) {
     const [up, down] = [model.nodes.get(edge.up), model.nodes.get(edge.down)];
     const weight = 0.1 + Math.max(0, edge.value ?? 0);
     around.get(up).push({ node: down, weight });

@@ -3,7 +3,7 @@
 
 import { note } from "../charts.js";
 import { element, styled } from "../dom.js";
-import { estimate, inOrder, plural, share } from "../format.js";
+import { estimate, plural, share } from "../format.js";
 import { COLUMN } from "./layout.js";
 import { COLORS, curve, paint } from "./paint.js";
 
@@ -137,6 +137,7 @@ export function stage({ chosen, moved }) {
 
   // Shows a graph; `still`: the node that stays where it is on the screen.
   const show = (next, shownColumns, { still = null, at = null, select = null } = {}) => {
+    if (!size.width) resize();
     const before = still ? model?.nodes.get(still) : null;
     const old = model;
     model = next;
@@ -147,7 +148,10 @@ export function stage({ chosen, moved }) {
     buttons = placed(layer, model, select);
     if (at) stand(at);
     else if (!after) fit(true);
-    if (after && old) glide(old, before, after);
+    if (after && old) {
+      glide(old, before, after);
+      rest();
+    }
     request();
   };
   // From the old places to the new ones, in a quarter of a second.
@@ -307,8 +311,6 @@ function edgeNote(edge) {
   if (edge.gate) lines.push(edge.negated ? "a negated parent of the gate" : "a parent of the gate");
   return lines;
 }
-
-export const byName = (a, b) => inOrder(a.up, b.up) || inOrder(a.down, b.down);
 
 // Colours as the canvas needs them: what the style sheets say, resolved.
 function readPalette(place) {

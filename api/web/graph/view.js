@@ -9,10 +9,11 @@ import { sheet } from "../save.js";
 import { asked, build, Reads } from "./build.js";
 import { bar } from "./controls.js";
 import { Groups } from "./groups.js";
-import { layout } from "./layout.js";
+import { byEnds, layout } from "./layout.js";
+import { Model } from "./model.js";
 import { drawing, styles } from "./paint.js";
 import { promptBar } from "./prompt.js";
-import { byName, stage } from "./stage.js";
+import { stage } from "./stage.js";
 
 export function open(root, parameters) {
   const change = (changed, options) => go({ ...parse(), ...changed }, options);
@@ -29,7 +30,7 @@ export function open(root, parameters) {
 
   const groups = new Groups();
   let reads = new Reads();
-  let [wanted, key, model, columns, shown, turn] = [null, null, null, [], null, 0];
+  let [wanted, key, model, columns, shown, turn, passing] = [null, null, null, [], null, 0, false];
 
   function chosen(feature) {
     const now = parse();
@@ -61,21 +62,30 @@ export function open(root, parameters) {
     } catch (error) {
       if (mine !== turn) return;
       key = null;
-      say(error.message, true);
+      passing = error.status === 0 || error.status >= 500;
+      if (!passing || !model) clear();
+      say(isEmpty() ? nothing() : error.message, true);
     }
+  };
+
+  const clear = () => {
+    model = null;
+    fill(rows);
+    fill(legend);
+    picture.show(new Model(), []);
   };
 
   const show = (made, given, still) => {
     const before = model?.nodes ?? new Map();
     model = made;
-    columns = layout(model, before);
+    columns = layout(model);
     dress();
     const at = (given.at ?? "").split(",").map(Number);
     const placed = at.length === 3 && at.every(Number.isFinite) && at[2] > 0;
     const kept = still && before.has(still) && model.nodes.has(still) ? still : null;
     picture.show(model, columns, { still: kept, at: placed && !kept ? { x: at[0], y: at[1], z: at[2] } : null, select: given.select ?? null });
     tokens.show(wanted, model, given.select);
-    fill(rows, [...model.edges.values()].sort(byName).map(edgeRow));
+    fill(rows, [...model.edges.values()].sort(byEnds).map(edgeRow));
     tell();
     const mine = turn;
     groups.learn(model, () => mine === turn && (dress(), picture.relabel(), picture.repaint()));
@@ -149,7 +159,7 @@ export function open(root, parameters) {
     update,
     moved: () => {
       shown?.moved();
-      if (key === null && run.open && run.snapshot && said.classList.contains("wrong") && !model) update(parse());
+      if (key === null && passing && run.open) update(parse());
       else if (model?.nodes.size) tell();
     },
     close: () => {
@@ -185,7 +195,7 @@ function edgeRow(edge) {
 const edgesTable = (model, wanted) => ({
   name: "Edges",
   columns: ["up", "down", "measure", "value", "lower", "upper", "status", "joint", "gate", "negated", "tokens"],
-  rows: [...model.edges.values()].sort(byName).map((edge) => [edge.up, edge.down, wanted.measure, edge.value, edge.lower, edge.upper, edge.status, edge.joint, edge.gate, edge.gate ? String(edge.negated) : null, model.snapshot?.tokens ?? null]),
+  rows: [...model.edges.values()].sort(byEnds).map((edge) => [edge.up, edge.down, wanted.measure, edge.value, edge.lower, edge.upper, edge.status, edge.joint, edge.gate, edge.gate ? String(edge.negated) : null, model.snapshot?.tokens ?? null]),
 });
 
 const nodesTable = (model) => ({
