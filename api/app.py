@@ -24,8 +24,10 @@ from api import (
     events,
     features,
     gates,
+    graph,
     health,
     relations,
+    search,
     similarity,
     status,
     watch,
@@ -83,6 +85,8 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             *(
                 relations.ROUTES
                 + gates.ROUTES
+                + graph.ROUTES
+                + search.ROUTES
                 + edges.ROUTES
                 + compare.ROUTES
                 + watch.ROUTES

@@ -15,14 +15,17 @@ import pytest
 from api_rig import Api, api_process, problem, settings_for
 
 from api import answers, health
-from api.examples import ANSWERS, PROBLEM
+from api.examples import PROBLEM
 from api.problems import Problem
+from api.schema import ANSWERS
 from engine.views import edge_answers as edges
 from engine.views import gate_answers as gates
 from engine.views import relation_answers as relations
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, PinAnswer, PinnedAnswer
+from engine.views.graph_answers import GraphAnswer
 from engine.views.requests import ContextsAnswer, GateContextsAnswer
+from engine.views.search_answers import SearchAnswer
 
 HEAVY = ("torch", "sae_lens", "transformer_lens", "transformers", "datasets", "tokenizers", "triton", "scipy.sparse", "pandas")
 
@@ -41,6 +44,8 @@ TYPES = {
     ("get", "/v1/gates/paper"): gates.PaperGatesAnswer,
     ("get", "/v1/gates/contexts"): GateContextsAnswer,
     ("get", "/v1/similarity"): SimilarityAnswer,
+    ("post", "/v1/graph"): GraphAnswer,
+    ("get", "/v1/search"): SearchAnswer,
     ("get", "/v1/compare"): CompareAnswer,
     ("get", "/v1/compare/edges"): CompareEdgesAnswer,
     ("post", "/v1/watch"): PinAnswer,

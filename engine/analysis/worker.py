@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from engine.analysis import answers, edges, gates
 from engine.analysis.decoders import Decoders
 from engine.analysis.lists import Lists
+from engine.analysis.search import Searches
 from engine.analysis.snapshot import SnapshotReader, Whole
 from engine.encoder.decoder_file import DECODERS
 from engine.errors import NotReady, SaestreamError
@@ -36,6 +37,7 @@ from engine.views.relations import (
     SpecializationsRequest,
 )
 from engine.views.requests import REPLY_SECONDS, pack_answer, pack_error
+from engine.views.search_answers import SearchRequest
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +66,14 @@ class Worker:
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.redis_prefix)
         self._reader = SnapshotReader(self._client, self._keys, settings.published_k, settings.min_support)
-        self._folder = settings.data_dir / DECODERS
+        self._data_dir = settings.data_dir
         self._stop = stop
         self._whole: Whole | None = None
         self._packed_run = b""
         self._next_read = 0.0
         self._lists = Lists()
-        self._decoders = Decoders(self._folder)
+        self._decoders = Decoders(self._data_dir / DECODERS)
+        self._searches = Searches(self._data_dir, LEAST_PAUSE, PAUSE_FACTOR)
 
     def run(self) -> None:
         """Answer until stopped. Redis being away ends nothing."""
@@ -116,6 +119,9 @@ class Worker:
 
     def _answer(self, envelope: AnalysisEnvelope) -> Any:
         whole = self._refresh()
+        if isinstance(envelope.request, SearchRequest):
+            index, request = self._searches.index(whole), envelope.request
+            return self._lists.page(request, envelope.page, index.snapshot, lambda: index.find(request))
         return self._lists.page(envelope.request, envelope.page, whole.snapshot, lambda: self._compute(whole, envelope.request))
 
     def _compute(self, whole: Whole, request: RelationRequest) -> tuple[Any, list[Any]]:
@@ -131,6 +137,8 @@ class Worker:
             return edges.edges(whole, request)
         if isinstance(request, GatesRequest):
             return gates.gates(whole, request)
+        if isinstance(request, SearchRequest):
+            raise ValueError("a search is answered from the index")
         return answers.matching(whole, request, self._decoders)
 
     def _refresh(self) -> Whole:
@@ -142,7 +150,8 @@ class Worker:
         newest, _, run = self._reader.newest()
         if run != self._packed_run:  # another run in this Redis: nothing of the one before may be shown
             self._packed_run, self._whole, self._lists = run, None, Lists()
-            self._decoders = Decoders(self._folder)
+            self._decoders = Decoders(self._data_dir / DECODERS)
+            self._searches = Searches(self._data_dir, LEAST_PAUSE, PAUSE_FACTOR)
         here = self._whole
         if here is not None and (here.snapshot.version == newest.version or time.monotonic() < self._next_read):
             return here

@@ -21,6 +21,7 @@ from engine.views.gate_answers import Kind as GateKind
 from engine.views.keys import Keys
 from engine.views.relation_answers import FlowAnswer, Kind, LineagesAnswer, MatchingAnswer, SpecializationsAnswer
 from engine.views.requests import exchange, open_reply
+from engine.views.search_answers import SearchAnswer, SearchRequest
 
 __all__ = [
     "ANSWERS",
@@ -130,7 +131,14 @@ class GatesRequest(msgspec.Struct, frozen=True, kw_only=True, tag="gates"):
 
 
 RelationRequest = (
-    FlowRequest | LineagesRequest | SpecializationsRequest | MatchingRequest | HistogramsRequest | EdgesRequest | GatesRequest
+    FlowRequest
+    | LineagesRequest
+    | SpecializationsRequest
+    | MatchingRequest
+    | HistogramsRequest
+    | EdgesRequest
+    | GatesRequest
+    | SearchRequest
 )
 
 
@@ -151,6 +159,7 @@ ANSWERS: dict[type, type] = {
     HistogramsRequest: HistogramsAnswer,
     EdgesRequest: EdgesAnswer,
     GatesRequest: GatesAnswer,
+    SearchRequest: SearchAnswer,
 }
 
 
