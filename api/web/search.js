@@ -29,10 +29,10 @@ export function open(root, parameters) {
     const answer = await read(`/v1/search?${query({ q: word, limit: PAGE, cursor })}`);
     if (mine !== turn) return;
     items.push(...answer.items);
-    fill(head, answer.total ? `${plural(answer.total, "feature")} with “${word}” in the text on which they fire most` : `No feature's strongest contexts contain “${word}”. Rarer words need more text; try a part of it.`);
+    fill(head, answer.total ? `${plural(answer.total, "feature")} with “${word}” in the text on which they fire most; those that fire on it come first` : `No feature's strongest contexts contain “${word}”. Rarer words need more text; try a part of it.`);
     const rows = answer.items.map((one) => result(one, word));
     list.append(...rows.map(({ row }) => row));
-    fill(more, answer.next_cursor ?? answer.next ? element("button", { type: "button", onclick: () => page(word, answer.next_cursor ?? answer.next, mine).catch(refused) }, "More") : null);
+    fill(more, answer.next ? element("button", { type: "button", onclick: () => page(word, answer.next, mine).catch(refused) }, "More") : null);
     for (const one of rows.slice(0, cursor ? 0 : TEXTS)) {
       await one.text();
       if (mine !== turn) return;
@@ -58,7 +58,7 @@ export function open(root, parameters) {
   update(parameters);
   return {
     update,
-    tables: () => (items.length ? [{ name: "Results", columns: ["feature", "contexts", "activation", "density"], rows: items.map((one) => [one.feature, one.contexts, one.activation, one.density]) }] : []),
+    tables: () => (items.length ? [{ name: "Results", columns: ["feature", "contexts", "at_peak", "activation", "density"], rows: items.map((one) => [one.feature, one.contexts, one.at_peak, one.activation, one.density]) }] : []),
     close: () => (turn += 1),
   };
 }
@@ -72,7 +72,7 @@ function result(one, word) {
       "div",
       { class: "result-head" },
       element("a", { class: "id", href: featureLink(one.feature) }, one.feature),
-      element("span", {}, `${plural(one.contexts, "context")}`),
+      element("span", {}, one.at_peak ? `fires on it in ${one.at_peak} of ${plural(one.contexts, "context")} with it` : `near it in ${plural(one.contexts, "context")}`),
       element("span", { class: "quiet" }, `strongest ${estimate(one.activation)}`),
       element("span", { class: "quiet" }, `density ${share(one.density)}`),
       element("a", { class: "quiet", href: address({ view: "graph", start: `feature:${one.feature}` }), "data-tool": true }, "graph"),
@@ -82,13 +82,17 @@ function result(one, word) {
   // The strongest of its contexts that has the word.
   const text = async () => {
     try {
-      const { contexts } = await read(`${pathOf(one.feature)}/contexts?k=${Math.min(8, Math.max(3, one.contexts))}`);
-      const has = (each) => (each.tokens ?? []).join("").toLowerCase().includes(word.toLowerCase());
-      const best = contexts.find(has) ?? contexts[0];
+      const { contexts } = await read(`${pathOf(one.feature)}/contexts?k=8`);
+      const best = contexts.find((each) => near(each, word, 2)) ?? contexts.find((each) => near(each, word, 64)) ?? contexts[0];
       if (best) place.replaceChildren(context(best, one.feature));
     } catch (error) {
       place.replaceChildren(empty(error.message));
     }
   };
   return { row, text };
+}
+
+// Whether a word stands within some tokens of a context's strongest one.
+function near({ tokens, position }, word, reach) {
+  return (tokens ?? []).slice(Math.max(0, position - reach), position + reach + 1).join("").toLowerCase().includes(word.toLowerCase());
 }

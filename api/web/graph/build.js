@@ -186,7 +186,7 @@ async function prompt(model, wanted, reads) {
   for (const one of answer.nodes) {
     model.node(one.feature, { density: one.density, activation: one.activation, peak: one.peak, activations: one.activations, community: one.community ?? undefined });
   }
-  for (const one of answer.edges) model.edge(one.up, one.down, { value: one.value, lower: one.lower, joint: one.joint });
+  for (const one of answer.edges) model.edge(one.up, one.down, { value: one.value, lower: one.lower, upper: one.upper, status: one.status, joint: one.joint });
   for (const one of answer.gates) {
     const child = model.nodes.get(one.child);
     if (child) child.gate ??= one.kind;

@@ -7,8 +7,9 @@
 
 import { inOrder } from "../format.js";
 
-export const COLUMN = 210;
 export const GAP = 30;
+const [NARROW, WIDE] = [210, 400]; // between two columns
+const ASPECT = 1.6; // that of most screens
 const SWEEPS = 10;
 const SETTLES = 8;
 
@@ -28,11 +29,13 @@ export function layout(model) {
   }
   const order = layers.map((layer) => columns.get(layer));
   best(order, around, edges);
-  order.forEach((nodes, at) => nodes.forEach((node, place) => Object.assign(node, { x: COLUMN * (at - (order.length - 1) / 2), y: GAP * (place - (nodes.length - 1) / 2) })));
+  const tall = GAP * Math.max(...order.map((nodes) => nodes.length));
+  const column = Math.min(WIDE, Math.max(NARROW, (ASPECT * tall) / Math.max(1, order.length)));
+  order.forEach((nodes, at) => nodes.forEach((node, place) => Object.assign(node, { x: column * (at - (order.length - 1) / 2), y: GAP * (place - (nodes.length - 1) / 2) })));
   for (let turn = 0; turn < SETTLES; turn += 1) {
     for (const nodes of turn % 2 ? [...order].reverse() : order) settle(nodes, around);
   }
-  return layers.map((layer, at) => ({ layer, x: COLUMN * (at - (order.length - 1) / 2) }));
+  return layers.map((layer, at) => ({ layer, x: column * (at - (order.length - 1) / 2) }));
 }
 
 export const byEnds = (a, b) => inOrder(a.up, b.up) || inOrder(a.down, b.down);

@@ -2,9 +2,9 @@
 
 import { svg } from "../dom.js";
 import { certainty } from "./model.js";
-import { COLUMN } from "./layout.js";
 
 export const COLORS = 8;
+const CLEAR = 220; // as many names are kept clear of edges; of more there is no time in a frame
 const RAISED = 0.78; // names stand above the edges, which leave a node in its middle
 
 // What every node and edge is drawn with. `top`: the largest value where a measure has no upper end, else 1.
@@ -108,12 +108,16 @@ function labels(context, shown, look, palette, lit, near) {
     context.globalAlpha = lit && node.feature !== lit && !near.has(node.feature) ? 0.4 : 1;
     const x = look.x + (node.x + 0.72 * node.size + 4) * look.z;
     const y = look.y + node.y * look.z - RAISED * size;
-    if (shown.length < 220) context.strokeText(node.feature, x, y); // keeps a name readable on edges; of more there is no time in a frame
+    if (shown.length < CLEAR) context.strokeText(node.feature, x, y);
     context.fillStyle = palette.ink;
     context.fillText(node.feature, x, y);
     if (!node.gate) continue;
+    const after = x + context.measureText(`${node.feature} `).width;
     context.fillStyle = palette.accent;
-    context.fillText(gateName(node.gate), x, y - size);
+    context.font = `${0.8 * size}px ${palette.font}`;
+    if (shown.length < CLEAR) context.strokeText(gateName(node.gate), after, y);
+    context.fillText(gateName(node.gate), after, y);
+    context.font = `${size}px ${palette.font}`;
   }
   context.globalAlpha = 1;
 }
@@ -128,7 +132,7 @@ function headings(context, columns, look, width, palette) {
   context.font = `12px ${palette.font}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
-  const narrow = COLUMN * look.z < 62;
+  const narrow = columns.length > 1 && (columns[1].x - columns[0].x) * look.z < 62;
   for (const { layer, x } of columns) context.fillText(narrow ? String(layer) : `layer ${layer}`, look.x + x * look.z, 14);
   context.textAlign = "start";
 }
@@ -150,8 +154,7 @@ export function drawing(model, columns, title) {
   for (const node of nodes) {
     group.append(svg("circle", { class: `disc ${node.color >= 0 ? `g${node.color}` : ""}`, cx: node.x, cy: node.y.toFixed(1), r: node.size.toFixed(1) }));
     if (node.root) group.append(svg("circle", { class: "ring", cx: node.x, cy: node.y.toFixed(1), r: (node.size + 3.2).toFixed(1) }));
-    group.append(svg("text", { class: "tick label", x: node.x + 0.72 * node.size + 4, y: (node.y - 5).toFixed(1) }, node.feature));
-    if (node.gate) group.append(svg("text", { class: "tick of-gate", x: node.x + 0.72 * node.size + 4, y: (node.y - 17).toFixed(1) }, gateName(node.gate)));
+    group.append(svg("text", { class: "tick label", x: node.x + 0.72 * node.size + 4, y: (node.y - 5).toFixed(1) }, node.feature, node.gate ? svg("tspan", { class: "of-gate" }, ` ${gateName(node.gate)}`) : null));
   }
   group.append(svg("text", { class: "tick quiet", x: left + 16, y: above + 14 }, title));
   return { width: Math.ceil(right - left), height: Math.ceil(below - above), group };

@@ -4,11 +4,11 @@
 import { note } from "../charts.js";
 import { element, styled } from "../dom.js";
 import { estimate, plural, share } from "../format.js";
-import { COLUMN } from "./layout.js";
 import { COLORS, curve, paint } from "./paint.js";
 
 const [LEAST_ZOOM, MOST_ZOOM] = [0.08, 4];
 const REACH = 6; // pixels from an edge at which it is meant
+const FOOT = 52; // pixels at the lower edge for what is said there
 const SETTLED_MS = 250;
 const MOVE_MS = 260;
 
@@ -36,7 +36,7 @@ export function stage({ chosen, moved }) {
     if (!model || !size.width) return;
     const dots = devicePixelRatio;
     context.setTransform(dots, 0, 0, dots, 0, 0);
-    paint(context, size, model, columns, look, (palette ??= readPalette(place)), { lit: lit ?? selected, selected });
+    paint(context, size, model, columns, look, (palette ??= readPalette(place)), { lit: lit ?? (model.nodes.has(selected) ? selected : null), selected });
     styled(layer, { transform: `translate(${look.x}px, ${look.y}px) scale(${look.z})` });
   };
   const rest = () => {
@@ -65,9 +65,12 @@ export function stage({ chosen, moved }) {
     const ys = [...model.nodes.values()].map(({ y }) => y);
     const [left, right] = [columns[0].x - 40, columns.at(-1).x + 70];
     const [above, below] = [Math.min(...ys) - 30, Math.max(...ys) + 30];
-    const z = Math.min(1.25, (size.width - 16) / (right - left), (size.height - 44) / (below - above));
-    const high = Math.max(z, 0.2);
-    look = { z: high, x: size.width / 2 - ((left + right) / 2) * high, y: (size.height + 26) / 2 - ((above + below) / 2) * high };
+    const z = Math.min(1.25, (size.width - 16) / (right - left), (size.height - 26 - FOOT) / (below - above));
+    const least = size.width < 500 ? 0.43 : 0.2; // on a phone a part that can be read, around what it starts from
+    const root = z < least ? ([...model.nodes.values()].find((node) => node.root || node.feature === selected) ?? null) : null;
+    const high = Math.max(z, least);
+    const [x, y] = root ? [root.x, root.y] : [(left + right) / 2, (above + below) / 2];
+    look = { z: high, x: size.width / 2 - x * high, y: (26 + size.height - FOOT) / 2 - y * high };
     request();
     if (!quietly) rest();
   };
@@ -230,7 +233,9 @@ export function toward(model, feature, [dx, dy]) {
   }
   const edges = [...model.edges.values()].filter((edge) => (dx > 0 ? edge.up : edge.down) === feature).sort((a, b) => (b.value ?? 0) - (a.value ?? 0));
   if (edges.length) return dx > 0 ? edges[0].down : edges[0].up;
-  const beside = [...model.nodes.values()].filter((node) => Math.abs(node.x - own.x - dx * COLUMN) < 1);
+  const layers = [...new Set([...model.nodes.values()].map((node) => node.layer))].sort((a, b) => a - b);
+  const next = layers[layers.indexOf(own.layer) + dx];
+  const beside = [...model.nodes.values()].filter((node) => node.layer === next);
   return beside.sort((a, b) => Math.abs(a.y - own.y) - Math.abs(b.y - own.y))[0]?.feature ?? null;
 }
 

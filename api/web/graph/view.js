@@ -25,8 +25,9 @@ export function open(root, parameters) {
   const side = element("aside", { class: "side", "aria-label": "Chosen feature", hidden: true });
   const rows = element("tbody");
   const table = element("details", { class: "edge-table" }, element("summary", {}, "Edges as a table"), element("div", { class: "scroll" }, element("table", {}, element("thead", {}, headRow()), rows)));
-  picture.place.append(legend, said);
-  root.append(element("h1", { class: "unseen" }, "Graph"), controls.place, tokens.place, element("div", { class: "desk" }, picture.place, side), table);
+  picture.place.append(element("div", { class: "foot" }, legend, said));
+  const frame = element("div", { class: "graph-frame" }, controls.place, tokens.place, element("div", { class: "desk" }, picture.place, side));
+  root.append(element("h1", { class: "unseen" }, "Graph"), frame, table);
 
   const groups = new Groups();
   let reads = new Reads();
@@ -104,14 +105,16 @@ export function open(root, parameters) {
     if (model.note) parts.push(model.note);
     if (model.snapshot) parts.push(`as of ${count(model.snapshot.tokens)} tokens`);
     const newer = run.snapshot && model.snapshot && run.snapshot.tokens > model.snapshot.tokens;
-    fill(said, parts.join(" · "), newer ? [" · ", element("button", { type: "button", class: "link", onclick: anew }, `${count(run.snapshot.tokens - model.snapshot.tokens)} newer tokens: update`)] : null);
-    said.classList.remove("wrong");
+    const more = newer ? `${count(run.snapshot.tokens - model.snapshot.tokens)} newer tokens: update` : null;
+    const text = parts.join(" · ");
+    said.classList.remove("wrong", "alone");
+    if (said.textContent === (more ? `${text} · ${more}` : text)) return; // a button that is replaced under the pointer can't be pressed
+    fill(said, text, more ? [" · ", element("button", { type: "button", class: "link", onclick: anew }, more)] : null);
   };
   const say = (text, wrong = false) => {
     fill(said, text);
     said.classList.toggle("wrong", wrong);
-    if (wrong && !model?.nodes.size) said.classList.add("alone");
-    else said.classList.remove("alone");
+    said.classList.toggle("alone", !model?.nodes.size);
   };
   const anew = () => {
     reads = new Reads();

@@ -8,7 +8,7 @@ import { go, parse } from "../route.js";
 import { run } from "../run.js";
 
 const HEIGHT = 260;
-const SECONDS = 15; // the analysis worker reads a whole snapshot for each answer
+const SECONDS = 5; // between two of them: the analysis worker reads a whole snapshot for each
 const RATIOS = MEASURES.filter(([of]) => !OPEN_ENDED.includes(of));
 
 export function flow(parameters) {
