@@ -17,6 +17,7 @@ from litestar.di import Provide
 
 from api import (
     activations,
+    communities,
     compare,
     convergence,
     corpora,
@@ -84,6 +85,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             *(status.ROUTES + corpora.ROUTES + activations.ROUTES + features.ROUTES + similarity.ROUTES),
             *(
                 relations.ROUTES
+                + communities.ROUTES
                 + gates.ROUTES
                 + graph.ROUTES
                 + search.ROUTES

@@ -274,6 +274,36 @@ def specializations(
 
 
 @app.command()
+def communities(
+    measure: Annotated[str, typer.Option(help="measure of a pair")] = "jaccard",
+    min_value: Annotated[float | None, typer.Option(help="smallest value of it that joins two features; 0.1 by default")] = None,
+    objective: Annotated[str, typer.Option(help="modularity or cpm")] = "modularity",
+    resolution: Annotated[float | None, typer.Option(help="the higher, the smaller communities get")] = None,
+    min_size: Annotated[int | None, typer.Option(help="features, at least; 5 by default")] = None,
+    max_size: Annotated[int | None, typer.Option(help="features, at most; 199 by default")] = None,
+    min_span: Annotated[int | None, typer.Option(help="layers, at least")] = None,
+    sort: Annotated[str, typer.Option(help="stability, size or density, largest first")] = "stability",
+    limit: Annotated[int, typer.Option(help="how many to show")] = 20,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Groups of features that fire together over several layers, and how far both halves of the documents agree on them."""
+    with _patient(url) as client:
+        answer = client.get(
+            "/v1/communities",
+            measure=measure,
+            min_value=min_value,
+            objective=objective,
+            resolution=resolution,
+            min_size=min_size,
+            max_size=max_size,
+            min_span=min_span,
+            sort=sort,
+            limit=limit,
+        )
+    console.print(relation_tables.communities(answer))
+
+
+@app.command()
 def gates(
     feature: Annotated[
         str | None, typer.Argument(help="layer:index: the gates that it computes; without it, those of the run")

@@ -111,6 +111,34 @@ def specializations(answer: Any) -> RenderableType:
     return Group(*parts, *_rest(answer))
 
 
+def communities(answer: Any) -> RenderableType:
+    """`GET /v1/communities`."""
+    agreed, lower = answer["agreement"], "lower bound of " if answer["rank"] == "lower" else ""
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (f"{number(answer['communities'])} communities of {number(answer['nodes'])} features", "bold"),
+            f" and {number(answer['edges'])} pairs with a {lower}{_measure(answer)} ≥ {answer['min_value']:g}, "
+            f"{answer['objective']} {number(answer['quality'])}, {number(answer['snapshot']['tokens'])} tokens",
+        ),
+        Text(
+            f"agreement of the two halves: {number(agreed['adjusted_mutual_information'])} "
+            + (f"({agreed['reason']})" if agreed["reason"] else "(1: the same, 0: chance)"),
+            style="dim",
+        ),
+    ]
+    if answer["reason"]:
+        parts.append(Text(answer["reason"], style="yellow"))
+    numbers = right("features"), "layers", right("edges"), right("in half A, B")
+    table = Table("id", *numbers, "strongest", box=None, header_style="bold")
+    for item in answer["items"]:
+        halves, span = item["stability"], item["span"]
+        again = "–" if halves is None else f"{halves['a']:.0%}, {halves['b']:.0%}"
+        layers = f"{span['first']}–{span['last']}"
+        table.add_row(item["id"], number(item["size"]), layers, f"{item['density']:.0%}", again, " ".join(item["top"]))
+    note = "edges: of all possible ones; in half A, B: how much of it the communities of either half of the documents have again"
+    return Group(*parts, *([table, Text(note, style="dim")] if answer["items"] else []), *_rest(answer))
+
+
 def _head(answer: Any) -> Text:
     return Text.assemble(
         (f"{_measure(answer)} ≥ {answer['threshold']:g}", "bold"),

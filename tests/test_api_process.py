@@ -18,6 +18,7 @@ from api import answers, health
 from api.examples import PROBLEM
 from api.problems import Problem
 from api.schema import ANSWERS
+from engine.views import community_answers as communities
 from engine.views import edge_answers as edges
 from engine.views import gate_answers as gates
 from engine.views import relation_answers as relations
@@ -56,6 +57,9 @@ TYPES = {
     ("get", "/v1/matching"): relations.MatchingAnswer,
     ("get", "/v1/histograms"): edges.HistogramsAnswer,
     ("get", "/v1/edges"): edges.EdgesAnswer,
+    ("get", "/v1/communities"): communities.CommunitiesAnswer,
+    ("get", "/v1/communities/of"): communities.CommunityOfAnswer,
+    ("get", "/v1/communities/{community}"): communities.CommunityAnswer,
     ("get", "/v1/convergence"): answers.ConvergenceAnswer,
     ("get", "/livez"): health.Alive,
     ("get", "/readyz"): health.Ready,

@@ -42,7 +42,7 @@ class Lists:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
     def page(self, request: RelationRequest, page: Page, snapshot: Snapshot, make: Callable[[], tuple[Any, list[Any]]]) -> Any:
-        """A page of the answer.
+        """A page of the answer; all of it where it is no list.
 
         Args:
             request: the question.
@@ -68,7 +68,7 @@ class Lists:
             self._kept.popitem(last=False)
         end = start + page.limit
         shown = {"snapshot": snapshot_answer(kept.snapshot)}
-        if kept.answer.items is not None:
+        if getattr(kept.answer, "items", None) is not None:
             shown |= {"items": kept.items[start:end], "next": f"{key}-{end}" if end < len(kept.items) else None}
         return msgspec.structs.replace(kept.answer, **shown)
 

@@ -48,14 +48,30 @@ class WatchedEdges(NamedTuple):
     intervals: np.ndarray
 
 
+class Certainty(NamedTuple):
+    """What tells how far the numbers of a graph can be trusted: the part of half A in them, and design effects.
+
+    Attributes:
+        count_a: per layer int64 `[D]`, active counts in half A of the documents; rate_effect: float32 `[D]`, of these rates.
+        joint_a: layer pair → int64 `[E]`, joint counts in half A; effect: → float32 `[E]`, of the ratios. Effects are NaN where
+            unknown.
+    """
+
+    count_a: list[np.ndarray]
+    rate_effect: list[np.ndarray]
+    joint_a: dict[Pair, np.ndarray]
+    effect: dict[Pair, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Whole:
-    """A snapshot that was read whole; `hidden`: layer pair → `HIDDEN [Du]`; `gates`: layer pair → `GATE_ROW [G]`; `needed`: the
-    evidence that one more of them needs; `children`: of all layer pairs."""
+    """A snapshot that was read whole; `certainty` is of the graph's numbers; `hidden`: layer pair → `HIDDEN [Du]`; `gates`: layer
+    pair → `GATE_ROW [G]`; `needed`: the evidence that one more of them needs; `children`: of all layer pairs."""
 
     snapshot: Snapshot
     run: RunDescription
     graph: FeatureGraph
+    certainty: Certainty
     watched: Mapping[Pair, WatchedEdges]
     hidden: dict[Pair, np.ndarray]
     gates: dict[Pair, np.ndarray]
@@ -104,8 +120,8 @@ class SnapshotReader:
             gates = None if records is None or hidden is None else self._gates(list(hidden), run.dictionaries, order)
             if records is not None and hidden is not None and siblings is not None and gates is not None:
                 contexts = contexts_of(records, run.dictionaries)
-                graph, watched = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
-                return Whole(snapshot, run, graph, watched, hidden, *gates, dict(map(unpack_siblings, siblings)), contexts)
+                found = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
+                return Whole(snapshot, run, *found, hidden, *gates, dict(map(unpack_siblings, siblings)), contexts)
             log.info("snapshot %s was replaced while it was read", snapshot.version)
         raise NotReady(f"{_ATTEMPTS} snapshots in a row were replaced while they were read: the machine is busy", retry_after=5)
 
@@ -185,8 +201,8 @@ class _Rows:
 
 def graph_of(
     records: list[bytes], dictionaries: Sequence[int], tokens: int, k: int, min_support: int
-) -> tuple[FeatureGraph, dict[Pair, WatchedEdges]]:
-    """The graph of a snapshot, and which of its edges are watched.
+) -> tuple[FeatureGraph, Certainty, dict[Pair, WatchedEdges]]:
+    """The graph of a snapshot, how certain its numbers are, and which of its edges are watched.
 
     Args:
         records: packed `FeatureRecord`s of all features, layer by layer; the list is emptied on the way, to save memory.
@@ -195,21 +211,25 @@ def graph_of(
         k, min_support: what the lists were published with.
     """
     layers = [LayerCounts(np.zeros(size, np.int64), np.zeros(size), np.zeros(size)) for size in dictionaries]
+    count_a = [np.zeros(size, np.int64) for size in dictionaries]
+    rate_effect = [np.full(size, np.nan, np.float32) for size in dictionaries]
     downstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], []))
     upstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], []))
     for record in _unpacked(records):
         counts, at = layers[record.layer], record.index
         counts.count[at], counts.sum[at], counts.sum_of_squares[at] = record.count, record.sum, record.sum_of_squares
+        count_a[record.layer][at], rate_effect[record.layer][at] = record.count_a, record.rate_effect
         for table in record.tables:
             down = table.direction == "downstream"
             pair = (record.layer, table.layer) if down else (table.layer, record.layer)
             _gather((downstream if down else upstream)[pair], at, table)
-    edges, watched = {}, {}
+    edges, joint_a, effect, watched = {}, {}, {}, {}
     for pair in sorted(downstream):
         sides, width = (downstream.pop(pair), upstream.pop(pair)), dictionaries[pair[1]]
-        edges[pair] = _union(*sides, width)
+        edges[pair], joint_a[pair], effect[pair] = _union(*sides, width)
         watched[pair] = _watched(edges[pair], *sides, width)
-    return FeatureGraph(tokens, layers, edges, k, min_support), watched
+    certainty = Certainty(count_a, rate_effect, joint_a, effect)
+    return FeatureGraph(tokens, layers, edges, k, min_support), certainty, watched
 
 
 def _unpacked(records: list[bytes]) -> Iterator[FeatureRecord]:
@@ -227,8 +247,9 @@ def _gather(rows: _Rows, owner: int, table: NeighborTable) -> None:
     rows.intervals.append(table.packed_intervals)
 
 
-def _union(downstream: _Rows, upstream: _Rows, width: int) -> Edges:
-    """Each pair of features that either list holds, once; both lists are from one state, so they say the same of it."""
+def _union(downstream: _Rows, upstream: _Rows, width: int) -> tuple[Edges, np.ndarray, np.ndarray]:
+    """Each pair of features that either list holds, once, with its joint count in half A and its design effect; both lists are from
+    one state, so they say the same of it."""
     sides = []
     for rows in (downstream, upstream):
         table = np.frombuffer(b"".join(rows.packed), NEIGHBOR)
@@ -236,11 +257,12 @@ def _union(downstream: _Rows, upstream: _Rows, width: int) -> Edges:
         owner = np.repeat(np.array(rows.owners, np.int64), rows.lengths)
         up, down = (owner, table["index"]) if rows is downstream else (table["index"], owner)
         ids = up.astype(np.int64) * width + down
-        sides.append((ids, table["joint"], table["product"], table["decoder_cosine"]))
-    ids, joint, product, cosine = (np.concatenate(column) for column in zip(*sides, strict=True))
+        sides.append((ids, *(table[column] for column in ("joint", "product", "decoder_cosine", "joint_a", "effect"))))
+    ids, *columns = (np.concatenate(column) for column in zip(*sides, strict=True))
     ids, first = np.unique(ids, return_index=True)
     up, down = np.divmod(ids, width)
-    return Edges(up.astype(np.int32), down.astype(np.int32), joint[first], product[first], cosine[first])
+    joint, product, cosine, joint_a, effect = (column[first] for column in columns)
+    return Edges(up.astype(np.int32), down.astype(np.int32), joint, product, cosine), joint_a, effect
 
 
 def _watched(edges: Edges, downstream: _Rows, upstream: _Rows, width: int) -> WatchedEdges:

@@ -16,7 +16,9 @@ import msgspec
 import redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from engine.analysis import answers, edges, gates
+from engine.analysis import answers, communities, edges, gates
+from engine.analysis.community_ids import IDS
+from engine.analysis.community_splits import Communities
 from engine.analysis.decoders import Decoders
 from engine.analysis.lists import Lists
 from engine.analysis.search import Searches
@@ -24,6 +26,7 @@ from engine.analysis.snapshot import SnapshotReader, Whole
 from engine.encoder.decoder_file import DECODERS
 from engine.errors import NotReady, SaestreamError
 from engine.settings import Settings
+from engine.views.communities import CommunitiesRequest, CommunityOfRequest, CommunityRequest
 from engine.views.connection import connect
 from engine.views.keys import Keys
 from engine.views.relations import (
@@ -33,6 +36,7 @@ from engine.views.relations import (
     GatesRequest,
     HistogramsRequest,
     LineagesRequest,
+    MatchingRequest,
     RelationRequest,
     SpecializationsRequest,
 )
@@ -74,6 +78,7 @@ class Worker:
         self._lists = Lists()
         self._decoders = Decoders(self._data_dir / DECODERS)
         self._searches = Searches(self._data_dir, LEAST_PAUSE, PAUSE_FACTOR)
+        self._communities = Communities(self._data_dir / IDS)
 
     def run(self) -> None:
         """Answer until stopped. Redis being away ends nothing."""
@@ -118,11 +123,14 @@ class Worker:
             pipe.execute()
 
     def _answer(self, envelope: AnalysisEnvelope) -> Any:
-        whole = self._refresh()
-        if isinstance(envelope.request, SearchRequest):
-            index, request = self._searches.index(whole), envelope.request
-            return self._lists.page(request, envelope.page, index.snapshot, lambda: index.find(request))
-        return self._lists.page(envelope.request, envelope.page, whole.snapshot, lambda: self._compute(whole, envelope.request))
+        whole, request, page = self._refresh(), envelope.request, envelope.page
+        if isinstance(request, SearchRequest):
+            index = self._searches.index(whole)
+            return self._lists.page(request, page, index.snapshot, lambda: index.find(request))
+        if isinstance(request, CommunitiesRequest | CommunityRequest | CommunityOfRequest) and page.cursor is None:
+            found = self._communities.split(whole, request.by)  # perhaps of an earlier snapshot
+            return self._lists.page(request, page, found.snapshot, lambda: communities.about(found, request))
+        return self._lists.page(request, page, whole.snapshot, lambda: self._compute(whole, request))
 
     def _compute(self, whole: Whole, request: RelationRequest) -> tuple[Any, list[Any]]:
         if isinstance(request, FlowRequest):
@@ -139,6 +147,7 @@ class Worker:
             return gates.gates(whole, request)
         if isinstance(request, SearchRequest):
             raise ValueError("a search is answered from the index")
+        assert isinstance(request, MatchingRequest)  # searches and communities are answered from what is kept
         return answers.matching(whole, request, self._decoders)
 
     def _refresh(self) -> Whole:
@@ -152,6 +161,7 @@ class Worker:
             self._packed_run, self._whole, self._lists = run, None, Lists()
             self._decoders = Decoders(self._data_dir / DECODERS)
             self._searches = Searches(self._data_dir, LEAST_PAUSE, PAUSE_FACTOR)
+            self._communities = Communities(self._data_dir / IDS)
         here = self._whole
         if here is not None and (here.snapshot.version == newest.version or time.monotonic() < self._next_read):
             return here

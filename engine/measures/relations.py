@@ -104,8 +104,8 @@ class FeatureGraph:
         return np.broadcast_to(estimates(self.counts(pair), [measure])[measure], len(self.edges[pair].up))
 
 
-def check_threshold(measure: str, threshold: float) -> None:
-    """Refuse what no relation can be asked by.
+def check_threshold(measure: str, threshold: float, name: str = "threshold") -> None:
+    """Refuse what no relation can be asked by; `name` is what the message calls the threshold.
 
     Raises:
         BadValue: an unknown measure (the message lists the known ones), or a threshold out of the measure's range (which it names).
@@ -116,7 +116,7 @@ def check_threshold(measure: str, threshold: float) -> None:
     if not (0 < threshold <= highest and math.isfinite(threshold)):
         most = "no more than ln 2 = 0.6931" if measure == "mutual_information" else "no more than 1"
         allowed = "it must be above 0" + (f" and {most}" if math.isfinite(highest) else "")
-        raise BadValue(f"threshold = {threshold:g}: {allowed} for {measure}")
+        raise BadValue(f"{name} = {threshold:g}: {allowed} for {measure}")
 
 
 class Partners(NamedTuple):

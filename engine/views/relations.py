@@ -15,6 +15,8 @@ import redis.asyncio
 from engine.errors import BadInput, BadValue
 from engine.measures.hidden import FACTOR, SHARE, WINDOWS, check_hidden
 from engine.measures.relations import check_threshold
+from engine.views.communities import CommunitiesRequest, CommunityOfRequest, CommunityRequest
+from engine.views.community_answers import CommunitiesAnswer, CommunityAnswer, CommunityOfAnswer
 from engine.views.edge_answers import EdgesAnswer, HistogramsAnswer
 from engine.views.gate_answers import GatesAnswer, Sort
 from engine.views.gate_answers import Kind as GateKind
@@ -139,6 +141,9 @@ RelationRequest = (
     | EdgesRequest
     | GatesRequest
     | SearchRequest
+    | CommunitiesRequest
+    | CommunityRequest
+    | CommunityOfRequest
 )
 
 
@@ -160,6 +165,9 @@ ANSWERS: dict[type, type] = {
     EdgesRequest: EdgesAnswer,
     GatesRequest: GatesAnswer,
     SearchRequest: SearchAnswer,
+    CommunitiesRequest: CommunitiesAnswer,
+    CommunityRequest: CommunityAnswer,
+    CommunityOfRequest: CommunityOfAnswer,
 }
 
 
