@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("benchmarks.kernels", "benchmarks.loop", "benchmarks.coverage")
+BENCHMARKS = ("benchmarks.kernels", "benchmarks.loop", "benchmarks.coverage", "benchmarks.page")
 
 for module in BENCHMARKS:
     subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], check=True)

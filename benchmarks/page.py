@@ -2,11 +2,12 @@
 
     python -m benchmarks.page [--quick] [--url URL]
 
-- "pan" and "zoom": a graph of 500 nodes and 2,000 edges over 7 layers, moved a little in every frame for some seconds by the events of
-  a pointer and a wheel. `seconds` are from frame to frame, `fps` is frames by time, CPU time that of the whole browser per frame.
-- "first paint" and "first numbers": from the request of the page to its first contentful paint, and to the count of tokens on it, in a
-  fresh browser profile each time. On the demo: a server of its own is started and fed the shipped sample, or `--url` names one that
-  runs.
+- "pan" and "zoom": a graph of 500 nodes and 2,000 edges over 7 layers, moved a little in every frame for some seconds by the
+  events of a pointer and a wheel. `seconds` are from frame to frame, `fps` is frames by time, CPU time that of the whole browser
+  per frame.
+- "first paint" and "first numbers": from the request of the page to its first contentful paint, and to the count of tokens on it,
+  in a fresh browser profile each time. On the demo: a server of its own is started and fed the shipped sample, or `--url` names one
+  that runs.
 
 Debian's Chromium without a GPU, as in the tests; the window has 1,440 × 900 pixels.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import random
@@ -32,7 +34,7 @@ import psutil
 from playwright.sync_api import Browser, Page, Route
 
 from benchmarks import rows
-from engine.demo.text import sample_documents
+from engine.demo.text import CORPORA, sample_documents
 from tests.chromium import chromium
 from tests.service import free_port
 
@@ -58,8 +60,10 @@ async ({ kind, seconds }) => {
       frames.push(now);
       const t = (now - began) / 1000;
       if (t > seconds) return done();
-      if (kind === "pan") pointer("pointermove", middle.clientX + 260 * Math.sin(2.3 * t), middle.clientY + 180 * Math.sin(1.7 * t));
-      else stage.dispatchEvent(new WheelEvent("wheel", { ...middle, deltaY: 40 * Math.sin(2 * t), bubbles: true, cancelable: true }));
+      const { clientX: x, clientY: y } = middle;
+      const wheel = { ...middle, deltaY: 40 * Math.sin(2 * t), bubbles: true, cancelable: true };
+      if (kind === "pan") pointer("pointermove", x + 260 * Math.sin(2.3 * t), y + 180 * Math.sin(1.7 * t));
+      else stage.dispatchEvent(new WheelEvent("wheel", wheel));
       requestAnimationFrame(step);
     };
     requestAnimationFrame(step);
@@ -71,10 +75,10 @@ async ({ kind, seconds }) => {
 
 
 def graph(seed: int = 0) -> dict[str, Any]:
-    """An answer of `/v1/edges` with as many nodes and edges: each node has a partner of the same rank, the other edges lie anywhere."""
+    """An answer of `/v1/edges` with as many nodes and edges: each node has a partner of its own rank, the rest lies anywhere."""
     chance = random.Random(seed)
     layers = [[f"{layer}:{index}" for index in range(NODES // LAYERS + (layer < NODES % LAYERS))] for layer in range(LAYERS)]
-    pairs = {(up, down) for a, b in zip(layers, layers[1:], strict=False) for up, down in zip(a, b, strict=False)}
+    pairs = {(up, down) for a, b in itertools.pairwise(layers) for up, down in zip(a, b, strict=False)}
     while len(pairs) < EDGES:
         layer = chance.randrange(LAYERS - 1)
         pairs.add((chance.choice(layers[layer]), chance.choice(layers[layer + 1])))
@@ -109,11 +113,12 @@ def frames(browser: Browser, url: str, seconds: float, repeats: int) -> list[dic
             before, began = browser_cpu(), time.perf_counter()
             at = moved(page, kind, seconds)
             cpu, wall = cpu + browser_cpu() - before, wall + time.perf_counter() - began
-            gaps += [(b - a) / 1000 for a, b in zip(at, at[1:], strict=False)]
+            gaps += [(b - a) / 1000 for a, b in itertools.pairwise(at)]
         cuts = statistics.quantiles(gaps, n=10, method="inclusive")
         timing = rows.Timing(cuts[1], statistics.median(gaps), cuts[7], cpu / len(gaps), len(gaps))
         fps = len(gaps) / sum(gaps)
-        found.append(rows.row("page", kind, {"nodes": NODES, "edges": EDGES}, timing, fps=fps, slowest_seconds=max(gaps), **versions(browser)))
+        more = {"fps": fps, "slowest_seconds": max(gaps), **versions(browser)}
+        found.append(rows.row("page", kind, {"nodes": NODES, "edges": EDGES}, timing, **more))
     page.close()
     return found
 
@@ -144,10 +149,10 @@ def first_paint(browser: Browser, url: str, repeats: int) -> list[dict[str, obje
 
 
 def until(page: Page, condition: str) -> float:
-    """Milliseconds from the navigation to the first frame in which a condition holds. (playwright's own wait needs `eval`, which the
-    page's security policy refuses.)"""
-    frame = f"() => new Promise((done) => {{ const look = () => ({condition}) ? done(performance.now()) : requestAnimationFrame(look); look(); }})"
-    return page.evaluate(frame)
+    """Milliseconds from the navigation to the first frame in which a condition holds. (playwright's own wait needs `eval`, which
+    the page's security policy refuses.)"""
+    look = f"const look = () => ({condition}) ? done(performance.now()) : requestAnimationFrame(look);"
+    return page.evaluate(f"() => new Promise((done) => {{ {look} look(); }})")
 
 
 def versions(browser: Browser) -> dict[str, object]:
@@ -165,9 +170,18 @@ def browser_cpu() -> float:
     return total
 
 
+def feed(url: str) -> None:
+    """Count the shipped sample."""
+    with httpx.Client(base_url=url, timeout=180.0) as http:
+        for corpus in CORPORA:
+            body = "".join(json.dumps({"text": row.text}) + "\n" for row in sample_documents() if row.package == corpus)
+            asked: Any = {"params": {"name": corpus, "wait": "visible"}, "headers": {"Content-Type": "application/x-ndjson"}}
+            http.post("/v1/corpora", content=body, **asked).raise_for_status()
+
+
 @contextlib.contextmanager
 def demo() -> Iterator[str]:
-    """A server on the bundled model that has counted the shipped sample."""
+    """A server on the bundled model, with nothing counted yet."""
     with tempfile.TemporaryDirectory() as directory:
         port = free_port()
         log = (Path(directory) / "serve.log").open("wb")
@@ -177,10 +191,6 @@ def demo() -> Iterator[str]:
         try:
             with httpx.Client(base_url=url, timeout=180.0) as http:
                 until_ready(http)
-                for corpus in sorted({row.package for row in sample_documents()}):
-                    body = "".join(json.dumps({"text": row.text}) + "\n" for row in sample_documents() if row.package == corpus)
-                    headers = {"Content-Type": "application/x-ndjson"}
-                    http.post("/v1/corpora", params={"name": corpus, "wait": "visible"}, content=body, headers=headers).raise_for_status()
             yield url
         finally:
             server.terminate()
@@ -205,7 +215,9 @@ def main() -> None:
     parser.add_argument("--url", help="a server that runs; by default one is started on the demo")
     options = parser.parse_args()
     seconds, repeats, visits = (1.5, 1, 3) if options.quick else (4.0, 3, 15)
-    with (contextlib.nullcontext(options.url) if options.url else demo()) as url, chromium() as browser:
+    with contextlib.nullcontext(options.url) if options.url else demo() as url, chromium() as browser:
+        if not options.url:
+            feed(url)
         found = first_paint(browser, url, visits) + frames(browser, url, seconds, repeats)
     for one in found:
         times: Any = one["seconds"]

@@ -1,4 +1,4 @@
-"""The page in a real browser for the tests: every request that is not to our server is refused, and what goes wrong is remembered."""
+"""The page in a real browser for the tests: requests to other servers are refused, and what goes wrong is remembered."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def test_an_empty_run_says_on_every_view_what_to_do_next(tmp_path: Path, browser
         sight = Sight(browser, api.url)
         page = sight.open()
         expect(page.get_by_role("heading", name="Nothing has been counted yet")).to_be_visible()
-        expect(page.locator(".start code")).to_contain_text(f"curl --data-binary @text.txt -H 'Content-Type: text/plain' '{api.url}")
+        expect(page.locator(".start code")).to_contain_text(f"-H 'Content-Type: text/plain' '{api.url}/v1/corpora?name=mine'")
         for path in VIEWS[1:]:
             page = sight.open(path)
             expect(page.locator("main")).to_contain_text("Nothing has been counted yet")
@@ -250,7 +250,8 @@ def test_files_are_taken_by_drag_and_drop_and_refused_with_the_servers_sentence(
 
 
 def drop(page: Page, name: str, text: str) -> None:
-    transfer = page.evaluate_handle(f"() => {{ const t = new DataTransfer(); t.items.add(new File(['{text}'], '{name}')); return t; }}")
+    made = f"const made = new DataTransfer(); made.items.add(new File(['{text}'], '{name}')); return made;"
+    transfer = page.evaluate_handle(f"() => {{ {made} }}")
     for kind in ("dragenter", "dragover", "drop"):
         page.dispatch_event(".view.overview", kind, {"dataTransfer": transfer})
 

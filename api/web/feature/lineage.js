@@ -80,7 +80,7 @@ function draw(found, feature, links, width) {
     const size = 5 + 5.5 * Math.sqrt(one.count / most);
     const dot = svg("circle", { class: here ? "alive here" : "alive", cx: x(layer), cy: Y, r: size.toFixed(1) }, svg("title", {}, `${one.feature}: active on ${count(one.count)} tokens`));
     const text = svg("text", { class: here ? "tick own" : "tick", x: x(layer), y: Y + 30, "text-anchor": "middle", ...(step < 44 ? { transform: `rotate(-35 ${x(layer)} ${Y + 26})` } : {}) }, one.feature);
-    chart.append(here ? svg("g", {}, dot, text) : svg("a", { href: links(one.feature) }, dot, text));
+    chart.append(here ? svg("g", {}, dot, text) : svg("a", { href: links(one.feature) }, svg("rect", { class: "reach", x: x(layer) - 17, y: Y - 17, width: 34, height: 52 }), dot, text));
   }
   return chart;
 }

@@ -5,13 +5,13 @@ import { read } from "../http.js";
 import { address } from "../route.js";
 import { COLORS } from "./paint.js";
 
-const AT_ONCE = 4;
-const given = new Map(); // community → colour, in the order in which they were first seen
+const given = new Map(); // community → the colour that it had last
 
 export class Groups {
   constructor() {
     this.of = new Map(); // feature → community or null
-    this.absent = false; // a server without communities
+    this.others = 0; // communities without a colour of their own
+    this.absent = false; // they could not be read
   }
 
   forget() {
@@ -19,41 +19,44 @@ export class Groups {
     this.absent = false;
   }
 
-  // Colour by community of those that have at least two nodes here.
+  // Colour by community: the largest ones here have one each, those that were coloured before keep theirs where they can.
   colors(model) {
     const sizes = new Map();
     for (const node of model.nodes.values()) {
       if (node.community === undefined) node.community = this.of.get(node.feature);
       if (node.community) sizes.set(node.community, (sizes.get(node.community) ?? 0) + 1);
     }
-    for (const [name] of [...sizes].filter(([, size]) => size > 1).sort((a, b) => b[1] - a[1])) {
-      if (!given.has(name)) given.set(name, given.size % COLORS);
+    const several = [...sizes].filter(([, size]) => size > 1).sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0], "en", { numeric: true }));
+    const shown = several.slice(0, COLORS).map(([name]) => name);
+    const taken = new Map();
+    for (const name of shown) if (given.has(name) && ![...taken.values()].includes(given.get(name))) taken.set(name, given.get(name));
+    for (const name of shown) {
+      if (taken.has(name)) continue;
+      const used = new Set(taken.values());
+      taken.set(name, Array.from({ length: COLORS }, (_, at) => at).find((color) => !used.has(color)));
     }
-    return new Map([...given].filter(([name]) => (sizes.get(name) ?? 0) > 1));
+    for (const [name, color] of taken) given.set(name, color);
+    this.others = several.length - shown.length;
+    return new Map(shown.map((name) => [name, taken.get(name)]));
   }
 
-  // Asks for the communities of nodes that are not known, a few at a time; `learned` is called as they come.
+  // Asks for the communities of nodes that are not known yet; `learned` is called when they are.
   async learn(model, learned) {
     const open = [...model.nodes.values()].filter((node) => node.community === undefined && !this.of.has(node.feature)).map((node) => node.feature);
-    for (let at = 0; at < open.length && !this.absent; at += AT_ONCE) {
-      await Promise.all(
-        open.slice(at, at + AT_ONCE).map(async (feature) => {
-          try {
-            const { community } = await read(`/v1/communities/of?feature=${feature}`);
-            this.of.set(feature, community?.id ?? null);
-          } catch {
-            this.absent = true; // the graph is shown without colours
-          }
-        }),
-      );
-      if (at % (4 * AT_ONCE) === 0 || at + AT_ONCE >= open.length) learned();
+    if (!open.length || this.absent) return;
+    try {
+      const { features } = await read(`/v1/communities/of?feature=${open.join(",")}`);
+      for (const feature of open) this.of.set(feature, features[feature] ?? null);
+      learned();
+    } catch {
+      this.absent = true; // the graph is shown without colours
     }
   }
 
   legend(model) {
     const colors = this.colors(model);
-    return [...colors].map(([name, color]) =>
-      element("a", { class: "chip", href: address({ view: "graph", start: `community:${name}` }) }, styled(element("i", { class: "dot" }), { background: `var(--c${color})` }), name),
-    );
+    const chip = ([name, color]) => element("a", { class: "chip", href: address({ view: "graph", start: `community:${name}` }) }, styled(element("i", { class: "dot" }), { background: `var(--c${color})` }), name);
+    const rest = this.others ? element("span", { class: "chip" }, element("i", { class: "dot" }), `${this.others} more`) : null;
+    return [...[...colors].map(chip), rest];
   }
 }

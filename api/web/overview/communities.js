@@ -7,7 +7,7 @@ import { address, featureLink } from "../route.js";
 import { run } from "../run.js";
 
 const SECONDS = 30;
-const SHOWN = 6;
+const SHOWN = 8;
 
 export function communities() {
   const list = element("ol", { class: "groups" });

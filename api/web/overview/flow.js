@@ -127,7 +127,7 @@ function draw(answer, of, width) {
     chart.append(svg("text", { class: "name", x: middle, y: 16, "text-anchor": anchor }, width < 560 ? String(layer.layer) : `layer ${layer.layer}`));
     chart.append(svg("text", { class: "tick quiet", x: middle, y: top + tall(layer[size]) + 17, "text-anchor": anchor }, count(layer[size])));
   });
-  chart.append(legend(width));
+  chart.append(legend());
   return chart;
 }
 
@@ -139,12 +139,12 @@ function fades() {
   return svg("defs", {}, fade("fade-ends", "lost", 0.55, 0), fade("fade-begins", "born", 0, 0.55));
 }
 
-function legend(width) {
+function legend() {
   const group = svg("g", { class: "legend" });
   let x = 0;
   for (const [kind, text] of [["band", "passes"], ["ends solid", "disappears"], ["begins solid", "appears"]]) {
     group.append(svg("rect", { class: kind, x, y: HEIGHT - 12, width: 10, height: 10, rx: 2 }), svg("text", { class: "tick quiet", x: x + 15, y: HEIGHT - 3 }, text));
-    x += width < 420 ? 84 : 100;
+    x += 15 + 6.6 * text.length + 18;
   }
   return group;
 }

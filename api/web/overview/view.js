@@ -20,7 +20,7 @@ export function open(root, parameters) {
     texts.hint,
     parts.flow.place,
     parts.curves.place,
-    element("div", { class: "sides" }, dead.place, element("div", {}, texts.place, parts.groups.place)),
+    element("div", { class: "sides" }, element("div", {}, texts.place, dead.place), parts.groups.place),
   );
   const clock = setInterval(hero.tick, 1_000);
 
