@@ -113,7 +113,7 @@ NOT_THERE = ("zzzz", "é", "<|endoftext|>")
 
 
 @pytest.mark.parametrize(
-    "q", ["array", "ARRAY", "the", " is ", "of the", "Return", "int", "==", "\n    w", "parameters\n--", *NOT_THERE]
+    "q", ["array", "ARRAY", "the", " is ", "of the", "Return", "int", " = ", "\n    ", "parameters\n--", *NOT_THERE]
 )
 def test_a_search_finds_the_features_of_which_a_context_holds_the_text_and_no_other(
     corpus: Corpus, tokenizer: Tokenizer, q: str
