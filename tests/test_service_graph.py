@@ -230,7 +230,7 @@ def test_many_prompts_at_once_are_answered_or_told_to_come_again(run: Run) -> No
 def test_a_search_finds_what_contexts_show_and_nothing_that_they_do_not(run: Run, q: str) -> None:
     answer = run.service.get("/v1/search", q=q, limit=1000)
     found = {item["feature"]: item for item in answer["items"]}
-    assert answer["q"] == q and answer["total"] > 20 and answer["searched"] > 10_000
+    assert answer["q"] == q and answer["total"] > 20 and answer["searched"] > 5_000
     chosen = random.Random(0)
     others = [f"{chosen.randrange(7)}:{chosen.randrange(1024)}" for _ in range(200)]
     others = [one for one in others if one not in found][: 10 if answer["total"] == len(found) else 0]
