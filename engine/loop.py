@@ -118,7 +118,8 @@ class Loop:
                 self.cursor = Cursor(segment.number, self.cursor.units + len(units))
             self.batches.append(encoded.batch)
             self.rate.add(encoded.batch.tokens)
-            self.between()
+            with self.micro_batch.elsewhere():
+                self.between()
             if self.stop.is_set():
                 return False
         return True
@@ -132,7 +133,8 @@ class Loop:
             if self.stop.is_set():
                 self.batches = []
                 return
-            self.live.answer_pending(self.encode_windows)
+            with self.micro_batch.elsewhere():
+                self.live.answer_pending(self.encode_windows)
 
     def finish(self, segment: Segment) -> None:
         """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""

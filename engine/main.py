@@ -169,7 +169,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     live = LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer), effects)
     if tokenizer is not None and description.content_size is not None:
         texts, content = DocumentTokenizer(tokenizer), description.content_size
-        live.prompts = PromptQueries(state, guard, encoder, content, texts, decoder(tokenizer), cosines, effects, micro_batch.fit)
+        live.prompts = PromptQueries(state, encoder, content, texts, decoder(tokenizer), cosines, effects, micro_batch.fit)
     log.info("ready: %d tokens counted, %d in the log", state.tokens, corpus.sealed_tokens)
     return Loop(
         encoder=encoder,

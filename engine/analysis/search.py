@@ -20,9 +20,11 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
+from engine.analysis.context_lists import ContextLists
 from engine.analysis.snapshot import Whole
 from engine.analysis.token_texts import Spelled, TokenTexts, folded
 from engine.corpus.token_windows import SealedWindows, TokenWindows
+from engine.encoder.description import RunDescription
 from engine.encoder.tokenizer_file import TOKENIZER
 from engine.errors import Conflict, DamagedFile, NotReady
 from engine.views.answers import name, snapshot_answer
@@ -71,27 +73,35 @@ class TextIndex:
     per_feature: int
 
     @classmethod
-    def of(cls, whole: Whole, windows: SealedWindows, texts: TokenTexts) -> TextIndex:
-        """Read and spell what holds the contexts of a snapshot."""
-        rows = np.concatenate([layer.rows for layer in whole.contexts])
-        lengths = np.concatenate([layer.lengths for layer in whole.contexts])
+    def of(
+        cls,
+        snapshot: Snapshot,
+        run: RunDescription,
+        contexts: Sequence[ContextLists],
+        counts: np.ndarray,
+        windows: SealedWindows,
+        texts: TokenTexts,
+    ) -> TextIndex:
+        """Read and spell what holds the contexts of a snapshot, with the active counts of all features (int64, layer by layer)."""
+        rows = np.concatenate([layer.rows for layer in contexts])
+        lengths = np.concatenate([layer.lengths for layer in contexts])
         feature = np.repeat(np.arange(len(lengths)), lengths)
         rank = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         held = np.cumsum(np.bincount(rank, minlength=1))  # contexts with at most so many of a feature
         per_feature = max(1, int(np.searchsorted(held, MOST_CONTEXTS, side="right")))
         kept = np.flatnonzero(rank < per_feature)[:MOST_CONTEXTS]
-        counted = whole.run.fingerprint.get("special tokens") == "counted"
-        special = np.array([] if counted else whole.run.special_ids, np.int64)
+        counted = run.fingerprint.get("special tokens") == "counted"
+        special = np.array([] if counted else run.special_ids, np.int64)
         places, text = _read(rows["position"][kept], windows, texts, special)
         there = places.begin >= 0
         return cls(
-            snapshot=whole.snapshot,
+            snapshot=snapshot,
             feature=feature[kept][there],
             value=rows["value"][kept][there],
             places=Places(*(column[there] for column in places)),
             text=text,
-            counts=np.concatenate([layer.count for layer in whole.graph.layers]),
-            sizes=whole.run.dictionaries,
+            counts=counts,
+            sizes=run.dictionaries,
             per_feature=per_feature,
         )
 
@@ -164,14 +174,16 @@ class Searches:
         if here is not None and (here.snapshot.version == whole.snapshot.version or time.monotonic() < self._next):
             return here
         began, worked = time.monotonic(), time.process_time()
-        self._index = TextIndex.of(whole, self._windows, self._known(whole))
+        counts = np.concatenate([layer.count for layer in whole.graph.layers])
+        texts = self._known(whole.run)
+        self._index = TextIndex.of(whole.snapshot, whole.run, whole.contexts, counts, self._windows, texts)
         self._next = time.monotonic() + max(self._pause, self._factor * (time.process_time() - worked))
         found = len(self._index.feature), self._index.text.nbytes
         log.info("%d contexts, %d bytes of text, laid out in %.2f s", *found, time.monotonic() - began)
         return self._index
 
-    def _known(self, whole: Whole) -> TokenTexts:
-        if not whole.run.model:
+    def _known(self, run: RunDescription) -> TokenTexts:
+        if not run.model:
             raise Conflict("this run has no model, activations are pushed to it (--dictionary): there is no text to search")
         if self._texts is None:
             path = self._data_dir / TOKENIZER

@@ -218,10 +218,10 @@ class LiveQueries(threading.Thread):
         prompts = self.prompts
         if prompts is None:
             raise Conflict("this run has no model (--dictionary), so no prompt can be run through it")
+        prompt = prompts.prepare(request)
         waiting = len(self._waiting_prompts)
         if waiting >= MOST_PROMPTS:
             raise TooMany(f"{waiting} prompts wait for the engine already, and no more are taken until one is answered")
-        prompt = prompts.prepare(request)
         self._waiting_prompts.add(envelope.id)
         self._put(envelope, lambda windows: prompts.steps(prompt))
 

@@ -4,12 +4,11 @@
 2. `steps`, on the main loop's thread, to which the encoder belongs: one call of the encoder per step, with as many windows as a
    micro-batch takes; the batch is never added to the state.
 3. The most active features of each layer, by the run's own thresholds; the edges between them from the running tables
-   (`live_edges`); the gates among them as they are judged now.
+   (`live_edges`); the gates among them as they are judged now. The main loop alone changes the state, so no lock is needed there.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -73,7 +72,6 @@ class PromptQueries:
     def __init__(
         self,
         state: State,
-        lock: threading.Lock,
         encoder: Encoder,
         content: int,
         tokenizer: Tokenizer,
@@ -85,7 +83,6 @@ class PromptQueries:
         """
         Args:
             state: what is counted into.
-            lock: held while the state is counted into, and while watched pairs change.
             encoder: of the run; called by `steps` alone.
             content: tokens of a document in one window.
             tokenizer: of the model, for documents; decode: token id → its text.
@@ -93,7 +90,6 @@ class PromptQueries:
             fit: int `[U]`, tokens of each window → how many of the first ones go through the encoder at once.
         """
         self._state = state
-        self._lock = lock
         self._encoder = encoder
         self._content = content
         self._tokenizer = tokenizer
@@ -101,7 +97,7 @@ class PromptQueries:
         self._cosines = cosines
         self._effects = effects
         self._fit = fit
-        self._judged: tuple[tuple[int, int], Judged] | None = None  # with what it is from
+        self._judged: tuple[tuple[int, int], Judged] | None = None  # gates and joint actions, with what they are from
 
     def prepare(self, request: GraphRequest) -> Prompt:
         """Tokenise a prompt.
@@ -139,25 +135,24 @@ class PromptQueries:
         nodes: list[GraphNodeAnswer] = []
         features: dict[int, np.ndarray] = {}
         dropped = 0
-        with self._lock:
-            total = self._state.tokens
-            for layer, limit in enumerate(thresholds):
-                entries = entries_of(batches, layer, limit)
-                chosen, peaks = most_active(entries, request.token)
-                dropped += max(0, len(chosen) - request.per_layer)
-                features[layer] = chosen[: request.per_layer]
-                nodes += self._nodes(layer, features[layer], peaks, entries, len(tokens), total)
-            edges, further_edges = edges_among(
-                self._state,
-                self._effects,
-                self._cosines,
-                features,
-                measure=request.measure,
-                min_value=request.min_value,
-                min_support=request.min_support,
-                most=request.edges,
-            )
-            gates, further_gates = self._gates(features)
+        total = self._state.tokens
+        for layer, limit in enumerate(thresholds):
+            entries = entries_of(batches, layer, limit)
+            chosen, peaks = most_active(entries, request.token)
+            dropped += max(0, len(chosen) - request.per_layer)
+            features[layer] = chosen[: request.per_layer]
+            nodes += self._nodes(layer, features[layer], peaks, entries, len(tokens), total)
+        edges, further_edges = edges_among(
+            self._state,
+            self._effects,
+            self._cosines,
+            features,
+            measure=request.measure,
+            min_value=request.min_value,
+            min_support=request.min_support,
+            most=request.edges,
+        )
+        gates, further_gates = self._gates(features)
         counted = np.concatenate([batch.positions for batch in batches])
         return GraphAnswer(
             tokens=[self._decode(token) for token in tokens.tolist()],
@@ -197,7 +192,9 @@ class PromptQueries:
         """The gates among these features, best first, and how many there are beyond them."""
         revision = (self._state.segments_ended, self._effects.revision)
         if self._judged is None or self._judged[0] != revision:
-            self._judged = revision, judge(self._state, self._effects)
+            judged = judge(self._state, self._effects)
+            told = {pair: rows[rows["verdict"] != NONE] for pair, rows in judged.rows.items()}
+            self._judged = revision, judged._replace(rows=told)
         judged = self._judged[1]
         among = {pair: gates_among(rows, *(features.get(layer, ()) for layer in pair)) for pair, rows in judged.rows.items()}
         every = np.concatenate([np.empty(0, GATE_ROW), *among.values()])
@@ -244,9 +241,9 @@ def most_active(entries: Entries, token: int | None) -> tuple[np.ndarray, np.nda
 
 
 def gates_among(rows: np.ndarray, up: Sequence[int] | np.ndarray, down: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Gates and joint actions of a layer pair (`GATE_ROW`) whose child is one of `down`, and whose parents are of `up`; the negated
-    parent of an AND-NOT need not be."""
+    """Gates of a layer pair (`GATE_ROW`) whose child is one of `down`, and whose parents are of `up`; the negated parent of an
+    AND-NOT need not be."""
     parents = rows["parents"]
     there = np.isin(parents, np.asarray(up)) | (parents < 0)
     there[:, 1] |= rows["kind"] == AND_NOT
-    return rows[(rows["verdict"] != NONE) & np.isin(rows["child"], np.asarray(down)) & there.all(axis=1)]
+    return rows[np.isin(rows["child"], np.asarray(down)) & there.all(axis=1)]
