@@ -233,6 +233,56 @@ def test_a_list_is_read_page_by_page_and_a_page_knows_its_question(service: Serv
     assert gone.status_code == 410 and "begin again" in gone.json()["detail"]
 
 
+BY = {"rank": "estimate", "min_value": 0.3}
+
+
+def test_what_is_planted_to_fire_together_is_one_community_with_the_numbers_of_brute_force(service: Service) -> None:
+    answer = service.get("/v1/communities", **BY, min_size=3)
+    edges = {
+        (f"{pair[0]}:{i}", f"{pair[1]}:{j}"): values(DENSE, pair, "jaccard")[i, j]
+        for pair in PAIRS
+        for i, j in np.argwhere(passing(pair, "jaccard", 0.3)).tolist()
+    }
+    nodes = {feature for edge in edges for feature in edge}
+    assert (answer["nodes"], answer["edges"]) == (len(nodes), len(edges)) and answer["reason"] is None
+    assert answer["total"] == len(answer["items"]) <= answer["communities"] and answer["next"] is None
+    assert 0.8 < answer["agreement"]["adjusted_mutual_information"] <= 1
+    lived = service.get("/v1/communities/of", **BY, feature=f"0:{LIVED},1:4,2:7,0:{NEVER},0:{PARENT}")
+    own = lived["community"]
+    assert set(list(lived["features"].values())[:3]) == {own["id"]} and lived["features"][f"0:{NEVER}"] is None
+    assert own in answer["items"] and own["size"] == 3 and own["span"] == {"first": 0, "last": 2}
+    assert own["layers"] == {"0": 1, "1": 1, "2": 1} and own["density"] == 1 and own["stability"]["mean"] == 1
+    weights = [edges[f"0:{LIVED}", "1:4"], edges["1:4", "2:7"]]
+    assert own["internal_weight"] == pytest.approx(sum(weights)) and own["top"][0] == "1:4"
+    one = service.get(f"/v1/communities/{own['id']}", **BY, min_size=3)
+    assert {key: one[key] for key in own} == own and one["dropped"] == {"features": 0, "edges": 0}
+    assert {(edge["up"], edge["down"]): edge["value"] for edge in one["edges"]} == pytest.approx(
+        dict(zip([(f"0:{LIVED}", "1:4"), ("1:4", "2:7")], weights, strict=True))
+    )
+    densities = {f"{layer}:{index}": (DENSE[layer][:, index] > 0).mean() for layer, index in ((0, LIVED), (1, 4), (2, 7))}
+    assert {feature["feature"]: feature["density"] for feature in one["features"]} == pytest.approx(densities)
+    shared_out = service.get(f"/v1/communities/{lived['features'][f'0:{PARENT}']}", **BY)
+    assert {f"0:{PARENT}", f"1:{CHILDREN[0]}", f"2:{CHILDREN[0]}"} <= {one["feature"] for one in shared_out["features"]}
+    certain = service.get("/v1/communities", min_value=0.3, min_size=3)  # by the lower bound
+    assert certain["rank"] == "lower" and 0 < certain["edges"] <= answer["edges"]
+    assert all(edge["lower"] >= 0.3 for item in certain["items"] for edge in edges_of(service, item["id"]))
+    assert "1:4" in {feature for item in certain["items"] for feature in item["top"]}
+
+
+def edges_of(service: Service, community: str) -> list[Any]:
+    return service.get(f"/v1/communities/{community}", min_value=0.3)["edges"]
+
+
+def test_communities_that_there_are_none_of_say_why(service: Service) -> None:
+    empty = service.get("/v1/communities", measure="lift", min_value=1e6)
+    assert (empty["nodes"], empty["items"], empty["quality"]) == (0, [], None) and "lower min_value" in empty["reason"]
+    assert empty["agreement"]["features"] is None and "lift is not known by half" in empty["agreement"]["reason"]
+    gone = service.http.get("/v1/communities/c999", params=BY)
+    assert gone.status_code == 404 and "no community c999" in gone.json()["detail"] and "which has" in gone.json()["detail"]
+    alone = service.get("/v1/communities/of", **BY, feature=f"0:{NEVER}")
+    assert alone["community"] is None and f"no pair of 0:{NEVER}" in alone["reason"]
+
+
 def test_an_answer_is_not_sent_twice(service: Service) -> None:
     first = service.http.get("/v1/flow")
     assert first.headers["etag"] == f'W/"{first.json()["snapshot"]["version"]}"'
@@ -240,6 +290,7 @@ def test_an_answer_is_not_sent_twice(service: Service) -> None:
 
 
 def test_the_worker_has_a_low_priority_and_is_started_again_when_it_is_killed(service: Service) -> None:
+    ids = {item["top"][0]: item["id"] for item in service.get("/v1/communities", **BY, min_size=2, sort="density")["items"]}
     worker = service.child("engine.analysis")
     engine = service.child("engine.main")
     assert worker is not None and engine is not None
@@ -248,14 +299,18 @@ def test_the_worker_has_a_low_priority_and_is_started_again_when_it_is_killed(se
     eventually("it is gone", lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     assert service.get("/v1/flow")["pairs"]  # waits for the next one
     assert service.child("engine.analysis") is not None
+    again = service.get("/v1/communities", **BY, min_size=2, sort="density")["items"]
+    assert {item["top"][0]: item["id"] for item in again} == ids  # they outlive it
 
 
-def test_the_command_line_shows_flow_lineages_and_specialisations(service: Service) -> None:
+def test_the_command_line_shows_flow_lineages_communities_and_specialisations(service: Service) -> None:
     flow = saestream(service, "flow", "--pair", "0-1", "--kind", "disappeared")
     share = service.get("/v1/flow", pair="0-1")["pairs"][0]["disappeared"]["live"]["share"]
     assert f"{share:.1%}" in flow and "0 → 1" in flow and f"0:{GONE}" in flow
     assert f"0:{LIVED} → 1:4 → 2:7" in saestream(service, "lineages", "--min-length", "3")
     assert f"0:{LIVED} → 1:4 → 2:7" in saestream(service, "lineages", "1:4")
+    found = saestream(service, "communities", "--measure", "phi", "--min-value", "0.3", "--min-size", "3", "--sort", "size")
+    assert "communities of" in found and "not known by half" in found and "1:4" in found
     found = saestream(service, "specializations")
     assert f"0:{PARENT}" in found and "1:8 (" in found
 

@@ -59,10 +59,10 @@ def dense_activations(tokens: int, dictionaries: Sequence[int] = DICTIONARIES, s
     return layers
 
 
-def as_batch(layers: Sequence[np.ndarray], first: int = 0, upload: str = "upload-1", number: int = 7) -> SparseBatch:
-    """Dense activations as one batch of one document at position `first` of the log."""
+def as_batch(layers: Sequence[np.ndarray], first: int = 0, upload: str = "upload-1", number: int = 7, half: int = 0) -> SparseBatch:
+    """Dense activations as one batch of one document of a half, at position `first` of the log."""
     tokens = len(layers[0])
-    piece = Piece(upload, "corpus", number, "a name", 0, 0, tokens, True)
+    piece = Piece(upload, "corpus", number, "a name", half, 0, tokens, True)
     sparse = []
     for dense in layers:
         rows, features = np.nonzero(dense)

@@ -11,7 +11,8 @@
    CPM, the constant Potts model (Traag et al. 2011)      Q = Σ_c [ W_c − γ n_c (n_c − 1) / 2 ]
 
    Modularity compares with a graph whose nodes have the same strengths, and does not see communities smaller than about √(2m)
-   edges; CPM asks for a density of at least γ within a community, and no more than γ between two, at any size of graph.
+   edges; CPM asks for a density of at least γ within a community, and no more than γ between two, at any size of graph. Pairs
+   within a layer count for both, though none is an edge.
 """
 
 from __future__ import annotations
