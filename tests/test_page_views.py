@@ -182,8 +182,7 @@ def test_a_graph_of_a_feature_has_the_neighbours_that_the_controls_ask_for(sight
         return {busy} | {one["feature"] for side in ("upstream", "downstream") for one in neighbors(service, busy, side, **query)}
 
     def becomes(names: set[str]) -> None:
-        expect(page.locator(".node")).to_have_count(len(names))
-        assert nodes(page) == names
+        eventually(f"the graph has the nodes {sorted(names)}", lambda: nodes(page) == names, 10)
 
     becomes(wanted(k=4))
     page.get_by_label("k", exact=True).fill("7")
@@ -229,8 +228,6 @@ def test_a_click_expands_a_node_and_the_address_restores_all_of_it(sight: Sight,
     assert all(abs(a - b) < 2 for a, b in zip(after["look"], before["look"], strict=True)), (before["look"], after["look"])
     again.get_by_role("button", name="Collapse").click()
     expect(again.locator(".node")).not_to_have_count(len(grown))
-    again.keyboard.press("Escape")
-    expect(again.locator(".side")).to_be_visible()  # Escape closes the panel where one is in it
     again.get_by_role("button", name="Close the panel").press("Escape")
     expect(again.locator(".side")).to_be_hidden()
 
@@ -459,8 +456,7 @@ def test_axe_finds_no_serious_problem(sight: Sight, busy: str, scheme: str) -> N
     axe = Axe()
     for path in (*VIEWS, f"/?feature={busy}", f"/?view=graph&start=feature:{busy}&select={busy}", "/?view=search&q=array"):
         page = sight.open(path)
-        expect(page.locator("main")).to_contain_text(re.compile(r"\d"))
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(600)  # what is read first stands by then
         page.evaluate(axe.axe_script)
         found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
         serious = [one for one in found if one["impact"] in ("serious", "critical")]

@@ -51,9 +51,10 @@ function title() {
 
 function header() {
   const link = freshness();
+  const old = age() > 10 ? 5 * Math.round(age() / 5) : Math.round(age()); // read out by a screen reader: not every second
   const pill = byId("link");
   pill.dataset.link = link;
-  put(pill, { lost: "connection lost – trying again", stale: `numbers are ${Math.round(age())} s old`, live: "live" }[link]);
+  put(pill, { lost: "connection lost – trying again", stale: `numbers are ${old} s old`, live: "live" }[link]);
   const notice = byId("notice");
   notice.hidden = !run.problem;
   put(notice, run.problem ?? "");

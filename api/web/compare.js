@@ -1,7 +1,7 @@
 // Compare: features, or pairs of features, that differ between two corpora, with the interval of each difference.
 
 import { responsive } from "./charts.js";
-import { choice, element, fill, section, svg } from "./dom.js";
+import { choice, element, fill, refill, section, svg } from "./dom.js";
 import { BOUNDED, count, estimate, measureName, MEASURES, share } from "./format.js";
 import { query, read } from "./http.js";
 import { featureLink, go, parse } from "./route.js";
@@ -89,7 +89,7 @@ function show(controls, wanted, names) {
   const corpora = names.map((name) => [name, name]);
   const layers = [["", "all"], ...run.status.layers.map((layer) => [String(layer.layer), String(layer.layer)])];
   const pairs = run.status.pairs.map((pair) => [pair.join("-"), pair.join(" → ")]);
-  fill(
+  refill(
     controls,
     choice("first", corpora, wanted.a, (a) => change({ a, b: a === wanted.b ? wanted.a : wanted.b })),
     choice("second", corpora, wanted.b, (b) => change({ b, a: b === wanted.a ? wanted.b : wanted.a })),

@@ -26,6 +26,15 @@ export function fill(target, ...children) {
   return target;
 }
 
+// The same for controls: the one that has the focus has it afterwards too, so that a keyboard keeps its place.
+export function refill(target, ...children) {
+  const places = () => [...target.querySelectorAll("input, select, button, textarea")];
+  const at = places().indexOf(document.activeElement);
+  fill(target, ...children);
+  if (at >= 0) places()[at]?.focus({ preventScroll: true });
+  return target;
+}
+
 // CSS custom properties by script: the page's security policy allows no style attributes.
 export function styled(made, properties) {
   for (const [name, value] of Object.entries(properties)) made.style.setProperty(name, value);

@@ -1,6 +1,6 @@
 // The feature view: one feature on the whole page.
 
-import { choice, element, empty, section } from "../dom.js";
+import { choice, element, empty, refill, section } from "../dom.js";
 import { BOUNDED, isFeature, known, MEASURES, pathOf } from "../format.js";
 import { read } from "../http.js";
 import { featureLink, go, parse } from "../route.js";
@@ -22,7 +22,8 @@ export function open(root, parameters) {
     measure = known(MEASURES, given.measure, "jaccard");
     const rank = BOUNDED.includes(measure) ? known(RANKS, given.rank, "lower") : "estimate";
     const change = (changed) => go({ ...parse(), ...changed });
-    controls.replaceChildren(
+    refill(
+      controls,
       choice("neighbours by", MEASURES, measure, (value) => change({ measure: value === "jaccard" ? null : value, rank: null })),
       choice("ranked by", BOUNDED.includes(measure) ? RANKS : RANKS.slice(1), rank, (value) => change({ rank: value === "lower" ? null : value })),
       element("button", { type: "button", onclick: (event) => anyFeature(event.target, place) }, "Any feature that fires"),

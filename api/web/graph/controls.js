@@ -1,6 +1,6 @@
 // What a graph starts from and how it is made.
 
-import { choice, element, number } from "../dom.js";
+import { choice, element, number, refill } from "../dom.js";
 import { BOUNDED, isFeature, MEASURES, plural } from "../format.js";
 import { recent } from "../http.js";
 import { KINDS, RANKS } from "./build.js";
@@ -29,7 +29,7 @@ export function bar(change) {
       else start.querySelector("input").focus();
     });
     const named = kind !== "top" && kind !== "prompt";
-    start.replaceChildren(pick, ...(named ? [of, element("button", { class: "primary" }, "Show")] : []));
+    refill(start, pick, named ? [of, element("button", { class: "primary" }, "Show")] : null);
     start.onsubmit = (event) => {
       event.preventDefault();
       const value = of.value.trim().replace(/\s/g, "");
@@ -45,10 +45,9 @@ export function bar(change) {
       kind = wanted.kind;
       begin(wanted);
     }
-    if (settings.contains(document.activeElement) && settings.dataset.measure === wanted.measure) return; // what is being typed stays
-    settings.dataset.measure = wanted.measure;
     const ranked = BOUNDED.includes(wanted.measure) ? RANKS : RANKS.slice(1);
-    settings.replaceChildren(
+    refill(
+      settings,
       choice("measure", MEASURES, wanted.measure, (value) => change({ measure: value === "jaccard" ? null : value, rank: null, least: null, at: null })),
       number("k", wanted.k, { min: 1, max: 50, step: 1, title: "neighbours of a feature in each direction" }, (value) => change({ k: value })),
       number("hops", wanted.hops, { min: 1, max: 4, step: 1, title: "how far from the feature it starts from" }, (value) => change({ hops: value })),

@@ -11,12 +11,10 @@ export class Groups {
   constructor() {
     this.of = new Map(); // feature → community or null
     this.others = 0; // communities without a colour of their own
-    this.absent = false; // they could not be read
   }
 
   forget() {
     this.of.clear();
-    this.absent = false;
   }
 
   // Colour by community: the largest ones here have one each, those that were coloured before keep theirs where they can.
@@ -43,13 +41,13 @@ export class Groups {
   // Asks for the communities of nodes that are not known yet; `learned` is called when they are.
   async learn(model, learned) {
     const open = [...model.nodes.values()].filter((node) => node.community === undefined && !this.of.has(node.feature)).map((node) => node.feature);
-    if (!open.length || this.absent) return;
+    if (!open.length) return;
     try {
       const { features } = await read(`/v1/communities/of?feature=${open.join(",")}`);
       for (const feature of open) this.of.set(feature, features[feature] ?? null);
       learned();
     } catch {
-      this.absent = true; // the graph is shown without colours
+      // the graph is shown without colours; the next one asks again
     }
   }
 

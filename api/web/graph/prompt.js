@@ -1,6 +1,6 @@
 // The prompt a graph is of, and its tokens: each a button that narrows the graph to what is active there.
 
-import { element, fill, styled } from "../dom.js";
+import { element, refill, styled } from "../dom.js";
 import { estimate } from "../format.js";
 
 export function promptBar(change) {
@@ -34,7 +34,7 @@ export function promptBar(change) {
       );
       return values?.[at] > 0 ? styled(button, { "--heat": String(values[at] / top) }) : button;
     });
-    fill(strip, any, tokens);
+    refill(strip, any, tokens);
   };
   return { place, show };
 }

@@ -190,7 +190,10 @@ export function stage({ chosen, moved }) {
     },
     focus: (feature) => buttons.get(feature)?.focus({ preventScroll: true }),
     look: middle,
-    relabel: () => model && (buttons = placed(layer, model, selected)),
+    relabel: () => {
+      const edges = degrees(model);
+      for (const [name, button] of buttons) button.setAttribute("aria-label", nodeName(model.nodes.get(name), edges));
+    },
     close: () => {
       watcher.disconnect();
       scheme.removeEventListener("change", recolor);
@@ -201,19 +204,28 @@ export function stage({ chosen, moved }) {
   };
 }
 
+function degrees(model) {
+  const found = new Map();
+  for (const edge of model.edges.values()) for (const end of [edge.up, edge.down]) found.set(end, (found.get(end) ?? 0) + 1);
+  return found;
+}
+
+function nodeName(node, edges) {
+  const said = [`feature ${node.feature}`, `density ${share(node.density)}`, plural(edges.get(node.feature) ?? 0, "edge")];
+  if (node.community) said.push(`community ${node.community}`);
+  if (node.gate) said.push("a gate");
+  return said.join(", ");
+}
+
 // A button for each node, in the order of layer and place.
 function placed(layer, model, select) {
   const focused = layer.contains(document.activeElement) ? document.activeElement.dataset.feature : null;
   const nodes = [...model.nodes.values()].sort((a, b) => a.layer - b.layer || a.y - b.y);
-  const degree = new Map();
-  for (const edge of model.edges.values()) for (const end of [edge.up, edge.down]) degree.set(end, (degree.get(end) ?? 0) + 1);
+  const edges = degrees(model);
   const reachable = focused && model.nodes.has(focused) ? focused : (select ?? nodes[0]?.feature);
   const made = new Map();
   for (const node of nodes) {
-    const said = [`feature ${node.feature}`, `density ${share(node.density)}`, plural(degree.get(node.feature) ?? 0, "edge")];
-    if (node.community) said.push(`community ${node.community}`);
-    if (node.gate) said.push("a gate");
-    const button = element("button", { type: "button", class: "node", "data-feature": node.feature, "aria-label": said.join(", "), "aria-pressed": String(node.feature === select), tabindex: node.feature === reachable ? 0 : -1 });
+    const button = element("button", { type: "button", class: "node", "data-feature": node.feature, "aria-label": nodeName(node, edges), "aria-pressed": String(node.feature === select), tabindex: node.feature === reachable ? 0 : -1 });
     const wide = Math.max(24, 2 * node.size + 6);
     styled(button, { left: `${node.x - wide / 2}px`, top: `${node.y - wide / 2}px`, width: `${wide}px`, height: `${wide}px` });
     made.set(node.feature, button);

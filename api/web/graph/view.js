@@ -1,6 +1,6 @@
 // The graph view: what it starts from, how it is made, the picture, and the panel of the feature that is chosen.
 
-import { element, fill } from "../dom.js";
+import { element, fill, refill } from "../dom.js";
 import { count, estimate, isFeature, measureName, OPEN_ENDED, plural } from "../format.js";
 import { panel } from "../feature/panel.js";
 import { featureLink, go, parse } from "../route.js";
@@ -148,7 +148,7 @@ export function open(root, parameters) {
     }
     const now = parse();
     const expand = (now.expand ?? "").split(",").filter(Boolean);
-    fill(
+    refill(
       shown.tools,
       expand.includes(feature) ? element("button", { type: "button", onclick: () => change({ expand: expand.filter((one) => one !== feature).join(",") }) }, "Collapse") : null,
       element("button", { type: "button", onclick: () => go({ ...now, start: `feature:${feature}`, expand: null, at: null, token: null, prompt: null }) }, "Start here"),

@@ -1,7 +1,7 @@
 // How the statistics settle over the tokens counted, a line per layer pair.
 
 import { depth, lines, responsive } from "../charts.js";
-import { choice, element, empty, section } from "../dom.js";
+import { choice, element, empty, refill, section } from "../dom.js";
 import { count, estimate, known, share } from "../format.js";
 import { read } from "../http.js";
 import { go, parse } from "../route.js";
@@ -54,7 +54,7 @@ export function convergence(parameters) {
   };
   const update = (given) => {
     curve = known(NAMES, given.curve, "split_half_rbo");
-    controls.replaceChildren(choice("show", NAMES, curve, (value) => go({ ...parse(), curve: value === "split_half_rbo" ? null : value })));
+    refill(controls, choice("show", NAMES, curve, (value) => go({ ...parse(), curve: value === "split_half_rbo" ? null : value })));
     draw();
   };
   update(parameters);

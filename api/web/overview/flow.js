@@ -1,7 +1,7 @@
 // What passes from layer to layer, drawn as a flow: a column per layer, a band for what passes, and what ends and begins beside it.
 
 import { note, responsive } from "../charts.js";
-import { choice, element, empty, number, section, svg } from "../dom.js";
+import { choice, element, empty, number, refill, section, svg } from "../dom.js";
 import { count, known, MEASURES, measureName, OPEN_ENDED, plural, share } from "../format.js";
 import { query, recent } from "../http.js";
 import { go, parse } from "../route.js";
@@ -37,9 +37,10 @@ export function flow(parameters) {
   const change = (changed) => go({ ...parse(), ...changed });
   const update = (given) => {
     asked = settings(given);
-    controls.replaceChildren(
+    refill(
+      controls,
       choice("passes by", RATIOS, asked.measure, (measure) => change({ measure: measure === "pearson" ? null : measure })),
-      number("at least", asked.threshold, { min: 0.01, max: 1, step: 0.05 }, (value) => change({ threshold: value === 0.4 ? null : value })),
+      number("at least", asked.threshold, { min: 0, max: 1, step: "any" }, (value) => change({ threshold: value === 0.4 ? null : value })),
       among(asked.among, (value) => change({ among: value === "live" ? null : value })),
     );
     load();

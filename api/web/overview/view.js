@@ -46,7 +46,7 @@ export function open(root, parameters) {
 }
 
 function now() {
-  const big = element("output", { class: "count" }, "–");
+  const big = element("span", { class: "count" }, "–");
   const spark = element("div", { class: "spark", role: "img", "aria-label": "tokens per second over the last minutes" });
   const names = ["state", "tokens per second", "waiting", "snapshot", "checkpoint"];
   const shown = Object.fromEntries(names.map((name) => [name, element("dd", {}, "–")]));
