@@ -77,7 +77,8 @@ byId("lookup").addEventListener("submit", (event) => {
   else go({ view: "search", q: wanted });
 });
 addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea"))
+    return;
   event.preventDefault();
   byId("open").select();
 });

@@ -65,7 +65,10 @@ export function lines({ width, height, series, label, format, of = null }) {
   const most = of ?? (Math.max(...values) * 1.06 || 1);
   const least = of ? Math.max(0, Math.floor(10 * Math.min(...values) - 0.5) / 10) : 0;
   const [right, bottom] = [width - MARGIN.right, height - MARGIN.bottom];
-  const x = (tokens) => (first === last ? (MARGIN.left + right) / 2 : MARGIN.left + ((right - MARGIN.left) * Math.log(tokens / first)) / Math.log(last / first));
+  const x = (tokens) =>
+    first === last
+      ? (MARGIN.left + right) / 2
+      : MARGIN.left + ((right - MARGIN.left) * Math.log(tokens / first)) / Math.log(last / first);
   const y = (value) => bottom - ((bottom - MARGIN.top) * (value - least)) / (most - least);
   const chart = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": label });
   for (const at of ticks(least, most, 4)) {
@@ -74,15 +77,27 @@ export function lines({ width, height, series, label, format, of = null }) {
   }
   const marks = [1_000, 3_000, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 1e9].filter((at) => at >= first && at <= last);
   const fewer = marks.filter((at, place) => !place || x(at) - x(marks[place - 1]) > 50 || String(at)[0] === "1");
-  for (const at of fewer) chart.append(svg("text", { class: "tick quiet", x: x(at), y: height - 7, "text-anchor": "middle" }, brief(at)));
+  for (const at of fewer)
+    chart.append(svg("text", { class: "tick quiet", x: x(at), y: height - 7, "text-anchor": "middle" }, brief(at)));
   const drawn = series.filter((one) => one.points.some(([, value]) => value !== null));
   const ends = drawn.map((one) => one.points.filter(([, value]) => value !== null).at(-1));
-  const labels = apart(ends.map(([, value]) => y(value)), 13, MARGIN.top, bottom);
+  const labels = apart(
+    ends.map(([, value]) => y(value)),
+    13,
+    MARGIN.top,
+    bottom,
+  );
   drawn.forEach((one, at) => {
     const points = one.points.filter(([, value]) => value !== null);
-    const line = svg("path", { class: "series", d: "M" + points.map(([tokens, value]) => `${x(tokens).toFixed(1)} ${y(value).toFixed(1)}`).join("L") });
+    const line = svg("path", {
+      class: "series",
+      d: "M" + points.map(([tokens, value]) => `${x(tokens).toFixed(1)} ${y(value).toFixed(1)}`).join("L"),
+    });
     const end = svg("circle", { class: "end-dot", cx: x(ends[at][0]), cy: y(ends[at][1]), r: 2.5 });
-    const lead = svg("path", { class: "lead", d: `M${right + 3} ${y(ends[at][1]).toFixed(1)}L${right + 14} ${labels[at].toFixed(1)}` });
+    const lead = svg("path", {
+      class: "lead",
+      d: `M${right + 3} ${y(ends[at][1]).toFixed(1)}L${right + 14} ${labels[at].toFixed(1)}`,
+    });
     const name = svg("text", { class: "tick", x: right + 18, y: labels[at] + 4 }, one.name);
     for (const colored of [line, end, lead]) styled(colored, { "--color": one.color });
     chart.append(line, lead, end, name);

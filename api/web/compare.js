@@ -8,7 +8,10 @@ import { featureLink, go, parse } from "./route.js";
 import { isEmpty, run } from "./run.js";
 
 const PAGE = 20;
-const WHAT = [["features", "features"], ["edges", "pairs of features"]];
+const WHAT = [
+  ["features", "features"],
+  ["edges", "pairs of features"],
+];
 
 export function open(root, parameters) {
   const controls = element("div", { class: "controls", "data-tool": true });
@@ -20,14 +23,20 @@ export function open(root, parameters) {
   let [key, turn, answers, wanted] = [null, 0, [], null];
 
   const update = (given) => {
-    const names = (run.corpora ?? []).map((one) => one.name);
+    const byTokens = (one, other) => other.tokens_counted - one.tokens_counted;
+    const names = [...(run.corpora ?? [])].sort(byTokens).map((one) => one.name);
     if (!run.corpora || !run.status) return fill(head, "Reading the corpora …");
     if (names.length < 2) {
       fill(controls);
       fill(list);
       fill(more);
       const send = element("a", { href: "/" }, "overview");
-      return fill(head, ...(isEmpty() ? ["Nothing has been counted yet. Send text of two corpora first, on the ", send, "."] : [`There is one corpus, ${names[0]}. Send another one on the `, send, ", under another name, to compare the two."]));
+      return fill(
+        head,
+        ...(isEmpty()
+          ? ["Nothing has been counted yet. Send text of two corpora first, on the ", send, "."]
+          : [`There is one corpus, ${names[0]}. Send another one on the `, send, ", under another name, to compare the two."]),
+      );
     }
     wanted = settings(given, names);
     show(controls, wanted, names);
@@ -47,17 +56,29 @@ export function open(root, parameters) {
   };
   const page = async (cursor, mine) => {
     const { a, b, what, layer, pair, measure } = wanted;
-    const path = what === "features" ? `/v1/compare?${query({ a, b, layer, limit: PAGE, cursor })}` : `/v1/compare/edges?${query({ a, b, up: pair[0], down: pair[1], measure, limit: PAGE, cursor })}`;
+    const path =
+      what === "features"
+        ? `/v1/compare?${query({ a, b, layer, limit: PAGE, cursor })}`
+        : `/v1/compare/edges?${query({ a, b, up: pair[0], down: pair[1], measure, limit: PAGE, cursor })}`;
     const answer = await read(path);
     if (mine !== turn) return;
     answers.push(answer);
     fill(head, ...sentence(answer, wanted));
     const items = answers.flatMap((one) => one.items);
-    const values = items.flatMap((one) => [one.a, one.b].flatMap((side) => [side.estimate, side.upper])).filter((value) => value !== null);
+    const values = items
+      .flatMap((one) => [one.a, one.b].flatMap((side) => [side.estimate, side.upper]))
+      .filter((value) => value !== null);
     const low = Math.min(0, ...items.flatMap((one) => [one.a.lower ?? 0, one.b.lower ?? 0]));
     const scale = [low, Math.max(...values, 1e-6)];
-    fill(list, legend(wanted, scale), items.map((one) => row(one, wanted, scale)));
-    fill(more, answer.next ? element("button", { type: "button", onclick: () => page(answer.next, mine).catch(refused) }, "More") : null);
+    fill(
+      list,
+      legend(wanted, scale),
+      items.map((one) => row(one, wanted, scale)),
+    );
+    fill(
+      more,
+      answer.next ? element("button", { type: "button", onclick: () => page(answer.next, mine).catch(refused) }, "More") : null,
+    );
   };
   update(parameters);
   return {
@@ -96,7 +117,15 @@ function show(controls, wanted, names) {
     choice("what", WHAT, wanted.what, (what) => change({ what: what === "features" ? null : what })),
     wanted.what === "features"
       ? choice("layer", layers, wanted.layer ?? "", (layer) => change({ layer }))
-      : [choice("layers", pairs, wanted.pair.join("-"), (pair) => change({ pair })), choice("measure", MEASURES.filter(([of]) => BOUNDED.includes(of)), wanted.measure, (measure) => change({ measure }))],
+      : [
+          choice("layers", pairs, wanted.pair.join("-"), (pair) => change({ pair })),
+          choice(
+            "measure",
+            MEASURES.filter(([of]) => BOUNDED.includes(of)),
+            wanted.measure,
+            (measure) => change({ measure }),
+          ),
+        ],
   );
 }
 
@@ -104,21 +133,45 @@ function sentence(answer, { what, measure }) {
   const of = what === "features" ? `${count(answer.family)} features` : `${count(answer.family)} watched pairs`;
   const by = what === "features" ? "densities" : measureName(measure);
   const sides = `${answer.a.name}: ${count(answer.a.tokens)} tokens, ${answer.b.name}: ${count(answer.b.tokens)}.`;
-  return [element("b", {}, `${count(answer.different)} of ${of} differ for certain`), ` (${by}; all intervals hold together at ${share(1 - answer.alpha)}). ${sides}`];
+  return [
+    element("b", {}, `${count(answer.different)} of ${of} differ for certain`),
+    ` (${by}; all intervals hold together at ${share(1 - answer.alpha)}). ${sides}`,
+  ];
 }
 
 function legend({ a, b, what }, [low, high]) {
   const format = what === "features" ? share : estimate;
   const side = (name, text) => element("span", {}, element("i", { class: name }), text);
-  const scale = element("span", { class: "scale" }, element("span", {}, format(low)), side("side-a", a), side("side-b", b), element("span", {}, format(high)));
-  return element("li", { class: "key", "aria-hidden": "true" }, element("span"), scale, element("span", { class: "end" }, "difference"));
+  const scale = element(
+    "span",
+    { class: "scale" },
+    element("span", {}, format(low)),
+    side("side-a", a),
+    side("side-b", b),
+    element("span", {}, format(high)),
+  );
+  return element(
+    "li",
+    { class: "key", "aria-hidden": "true" },
+    element("span"),
+    scale,
+    element("span", { class: "end" }, "difference"),
+  );
 }
 
 function row(one, { what, a, b, measure }, scale) {
   const format = what === "features" ? share : estimate;
-  const name = what === "features" ? [element("a", { href: featureLink(one.feature) }, one.feature)] : [element("a", { href: featureLink(one.up, measure) }, one.up), " → ", element("a", { href: featureLink(one.down, measure) }, one.down)];
+  const name =
+    what === "features"
+      ? [element("a", { href: featureLink(one.feature) }, one.feature)]
+      : [
+          element("a", { href: featureLink(one.up, measure) }, one.up),
+          " → ",
+          element("a", { href: featureLink(one.down, measure) }, one.down),
+        ];
   const { difference } = one;
-  const bounds = difference.lower === null ? (difference.reason ?? "no interval yet") : `${signed(difference.lower, format)} to ${signed(difference.upper, format)}`;
+  const bounds =
+    difference.lower === null ? "no interval yet" : `${signed(difference.lower, format)} to ${signed(difference.upper, format)}`;
   const certain = difference.lower !== null && difference.lower * difference.upper > 0;
   const drawing = element("div", { class: "pairing" });
   responsive(drawing, (width) => dumbbell(one, scale, width, `${a} ${format(one.a.estimate)}, ${b} ${format(one.b.estimate)}`));
@@ -127,7 +180,12 @@ function row(one, { what, a, b, measure }, scale) {
     { class: certain ? null : "unsure" },
     element("span", { class: "id" }, ...name),
     drawing,
-    element("span", { class: "end" }, element("b", {}, signed(difference.estimate, format)), element("small", { class: "quiet" }, bounds)),
+    element(
+      "span",
+      { class: "end" },
+      element("b", {}, signed(difference.estimate, format)),
+      element("small", { class: "quiet", title: difference.reason }, bounds),
+    ),
   );
 }
 
@@ -138,9 +196,15 @@ function dumbbell(one, [low, high], width, label) {
   const x = (value) => 4 + ((width - 8) * (Math.min(Math.max(value, low), high) - low)) / (high - low);
   const chart = svg("svg", { width, height: 26, viewBox: `0 0 ${width} 26`, role: "img", "aria-label": label });
   chart.append(svg("line", { class: "grid", x1: x(low), x2: x(high), y1: 13, y2: 13 }));
-  for (const [side, y] of [["a", 8], ["b", 18]]) {
+  for (const [side, y] of [
+    ["a", 8],
+    ["b", 18],
+  ]) {
     const value = one[side];
-    if (value.lower !== null) chart.append(svg("line", { class: `span ${side}`, x1: x(value.lower), x2: Math.max(x(value.upper), x(value.lower) + 2), y1: y, y2: y }));
+    if (value.lower !== null)
+      chart.append(
+        svg("line", { class: `span ${side}`, x1: x(value.lower), x2: Math.max(x(value.upper), x(value.lower) + 2), y1: y, y2: y }),
+      );
     if (value.estimate !== null) chart.append(svg("circle", { class: `point ${side}`, cx: x(value.estimate), cy: y, r: 3.6 }));
   }
   return chart;

@@ -78,5 +78,10 @@ export function number(label, value, limits, onchange, attributes = {}) {
 export function section(title, attributes = {}, ...children) {
   const id = `heading-${title.toLowerCase().replace(/\W+/g, "-")}`;
   const { aside = null, ...rest } = attributes;
-  return element("section", { "aria-labelledby": id, ...rest }, element("div", { class: "head" }, element("h2", { id }, title), aside), ...children);
+  return element(
+    "section",
+    { "aria-labelledby": id, ...rest },
+    element("div", { class: "head" }, element("h2", { id }, title), aside),
+    ...children,
+  );
 }

@@ -15,7 +15,11 @@ async function answered(path, options) {
   });
   if (response.ok) return response.json();
   const problem = await response.json().catch(() => ({}));
-  throw new Refused(response.status, problem.detail ?? `the server answered ${response.status}`, response.headers.get("Retry-After"));
+  throw new Refused(
+    response.status,
+    problem.detail ?? `the server answered ${response.status}`,
+    response.headers.get("Retry-After"),
+  );
 }
 
 export const read = (path, signal) => answered(path, { headers: { Accept: "application/json" }, signal });
@@ -24,7 +28,9 @@ export const send = (path, body, type, signal) =>
   answered(path, { method: "POST", body, headers: { Accept: "application/json", "Content-Type": type }, signal });
 
 export const query = (parameters) =>
-  new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "")).toString();
+  new URLSearchParams(
+    Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== ""),
+  ).toString();
 
 // What `read` answered for the same path within the last `seconds`: for answers that take the analysis worker long.
 const kept = new Map();

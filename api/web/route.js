@@ -37,4 +37,5 @@ export function followLinks() {
   });
 }
 
-export const featureLink = (feature, measure) => address({ view: "feature", feature, measure: measure === "jaccard" ? null : measure });
+export const featureLink = (feature, measure) =>
+  address({ view: "feature", feature, measure: measure === "jaccard" ? null : measure });

@@ -11,8 +11,20 @@ const PAGE = 20;
 const TEXTS = 6; // results whose text is read too: each is a window that the engine encodes again
 
 export function open(root, parameters) {
-  const input = element("input", { "aria-label": "word or feature", placeholder: "a word, or 3:17", spellcheck: "false", autocomplete: "off", maxlength: 100, required: true });
-  const form = element("form", { class: "search-form", "data-tool": true }, input, element("button", { class: "primary" }, "Search"));
+  const input = element("input", {
+    "aria-label": "word or feature",
+    placeholder: "a word, or 3:17",
+    spellcheck: "false",
+    autocomplete: "off",
+    maxlength: 100,
+    required: true,
+  });
+  const form = element(
+    "form",
+    { class: "search-form", "data-tool": true },
+    input,
+    element("button", { class: "primary" }, "Search"),
+  );
   const head = element("p", { class: "found", role: "status" });
   const list = element("ol", { class: "results" });
   const more = element("div", { "data-tool": true });
@@ -29,10 +41,20 @@ export function open(root, parameters) {
     const answer = await read(`/v1/search?${query({ q: word, limit: PAGE, cursor })}`);
     if (mine !== turn) return;
     items.push(...answer.items);
-    fill(head, answer.total ? `${plural(answer.total, "feature")} with “${word}” in the text on which they fire most; those that fire on it come first` : `No feature's strongest contexts contain “${word}”. Rarer words need more text; try a part of it.`);
+    fill(
+      head,
+      answer.total
+        ? `${plural(answer.total, "feature")} with “${word}” in the text on which they fire most; those that fire on it come first`
+        : `No feature's strongest contexts contain “${word}”. Rarer words need more text; try a part of it.`,
+    );
     const rows = answer.items.map((one) => result(one, word));
     list.append(...rows.map(({ row }) => row));
-    fill(more, answer.next ? element("button", { type: "button", onclick: () => page(word, answer.next, mine).catch(refused) }, "More") : null);
+    fill(
+      more,
+      answer.next
+        ? element("button", { type: "button", onclick: () => page(word, answer.next, mine).catch(refused) }, "More")
+        : null,
+    );
     for (const one of rows.slice(0, cursor ? 0 : TEXTS)) {
       await one.text();
       if (mine !== turn) return;
@@ -48,7 +70,12 @@ export function open(root, parameters) {
     fill(list);
     fill(more);
     if (!word) {
-      fill(head, isEmpty() ? ["Nothing has been counted yet. Send some text first, on the ", element("a", { href: "/" }, "overview"), "."] : "A word finds the features whose strongest contexts contain it; layer:index opens one feature.");
+      fill(
+        head,
+        isEmpty()
+          ? ["Nothing has been counted yet. Send some text first, on the ", element("a", { href: "/" }, "overview"), "."]
+          : "A word finds the features whose strongest contexts contain it; layer:index opens one feature.",
+      );
       if (!matchMedia("(pointer: coarse)").matches) input.focus();
       return;
     }
@@ -58,7 +85,16 @@ export function open(root, parameters) {
   update(parameters);
   return {
     update,
-    tables: () => (items.length ? [{ name: "Results", columns: ["feature", "contexts", "at_peak", "activation", "density"], rows: items.map((one) => [one.feature, one.contexts, one.at_peak, one.activation, one.density]) }] : []),
+    tables: () =>
+      items.length
+        ? [
+            {
+              name: "Results",
+              columns: ["feature", "contexts", "at_peak", "activation", "density"],
+              rows: items.map((one) => [one.feature, one.contexts, one.at_peak, one.activation, one.density]),
+            },
+          ]
+        : [],
     close: () => (turn += 1),
   };
 }
@@ -72,10 +108,20 @@ function result(one, word) {
       "div",
       { class: "result-head" },
       element("a", { class: "id", href: featureLink(one.feature) }, one.feature),
-      element("span", {}, one.at_peak ? `fires on it in ${one.at_peak} of ${plural(one.contexts, "context")} with it` : `near it in ${plural(one.contexts, "context")}`),
+      element(
+        "span",
+        {},
+        one.at_peak
+          ? `fires on it in ${one.at_peak} of ${plural(one.contexts, "context")} with it`
+          : `near it in ${plural(one.contexts, "context")}`,
+      ),
       element("span", { class: "quiet" }, `strongest ${estimate(one.activation)}`),
       element("span", { class: "quiet" }, `density ${share(one.density)}`),
-      element("a", { class: "quiet", href: address({ view: "graph", start: `feature:${one.feature}` }), "data-tool": true }, "graph"),
+      element(
+        "a",
+        { class: "quiet", href: address({ view: "graph", start: `feature:${one.feature}` }), "data-tool": true },
+        "graph",
+      ),
     ),
     place,
   );
@@ -94,5 +140,9 @@ function result(one, word) {
 
 // Whether a word stands within some tokens of a context's strongest one.
 function near({ tokens, position }, word, reach) {
-  return (tokens ?? []).slice(Math.max(0, position - reach), position + reach + 1).join("").toLowerCase().includes(word.toLowerCase());
+  return (tokens ?? [])
+    .slice(Math.max(0, position - reach), position + reach + 1)
+    .join("")
+    .toLowerCase()
+    .includes(word.toLowerCase());
 }

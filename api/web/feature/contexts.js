@@ -40,7 +40,15 @@ export function contexts() {
     rows: found.map((one) => {
       const tokens = one.tokens ?? [];
       const text = (part) => part.join("");
-      return [one.feature, one.activation, one.corpus, one.document.name ?? one.document.number, tokens[one.position] ?? null, text(tokens.slice(0, one.position)), text(tokens.slice(one.position + 1))];
+      return [
+        one.feature,
+        one.activation,
+        one.corpus,
+        one.document.name ?? one.document.number,
+        tokens[one.position] ?? null,
+        text(tokens.slice(0, one.position)),
+        text(tokens.slice(one.position + 1)),
+      ];
     }),
   });
   return { place, load, strongest, tables: () => (found.length ? [table()] : []) };
@@ -73,7 +81,9 @@ export function context(found, mark, told = null) {
       more.setAttribute("aria-expanded", String(open));
       more.textContent = open ? "excerpt" : "whole window";
       line.classList.toggle("whole", open);
-      line.replaceChildren(...(open ? words(0, tokens.length, true) : [from > 0 ? "…" : "", ...words(from, to, false), to < tokens.length ? "…" : ""]));
+      line.replaceChildren(
+        ...(open ? words(0, tokens.length, true) : [from > 0 ? "…" : "", ...words(from, to, false), to < tokens.length ? "…" : ""]),
+      );
     });
     small.append(" · ", more);
   }

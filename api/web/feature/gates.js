@@ -43,7 +43,9 @@ export function gates(links) {
     const rest = items.slice(FIRST);
     list.replaceChildren(
       ...(items.length ? items.slice(0, FIRST).map((one) => gate(one, links)) : [empty(answer.waiting ?? "None.")]),
-      rest.length ? element("details", {}, element("summary", {}, `${count(rest.length)} more`), ...rest.map((one) => gate(one, links))) : "",
+      rest.length
+        ? element("details", {}, element("summary", {}, `${count(rest.length)} more`), ...rest.map((one) => gate(one, links)))
+        : "",
     );
   };
   return { place, load, tables: () => (answer?.items.length ? [table(answer)] : []) };
@@ -75,7 +77,11 @@ function gate(one, links) {
       element("span", { class: `verdict ${one.verdict}`, title: one.reason ?? VERDICTS[one.verdict] }, one.verdict),
     ),
     truth(one),
-    element("dl", { class: "facts" }, ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))),
+    element(
+      "dl",
+      { class: "facts" },
+      ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+    ),
     text(one),
   );
 }
@@ -83,8 +89,15 @@ function gate(one, links) {
 // The formula with its features as links.
 function spelled(one, links) {
   const word = { and: " and ", or: " or ", and_not: " and not ", k_of_n: ", " }[one.kind];
-  const parts = one.parents.flatMap((parent, at) => [at ? word : one.kind === "k_of_n" ? `${one.k} of ` : "", element("a", { href: links(parent.feature) }, parent.feature)]);
-  return [...parts, " ", element("a", { class: "quiet", href: address({ view: "graph", start: `gate:${one.child}` }), "data-tool": true }, "graph")];
+  const parts = one.parents.flatMap((parent, at) => [
+    at ? word : one.kind === "k_of_n" ? `${one.k} of ` : "",
+    element("a", { href: links(parent.feature) }, parent.feature),
+  ]);
+  return [
+    ...parts,
+    " ",
+    element("a", { class: "quiet", href: address({ view: "graph", start: `gate:${one.child}` }), "data-tool": true }, "graph"),
+  ];
 }
 
 // `cells` come as silent, firing for each pattern of the parents.
@@ -111,14 +124,37 @@ function truth(one) {
       { class: row.holds ? "holds" : null },
       ...parents.map((name) => {
         const on = row.active.includes(name);
-        return element("td", { class: "in" }, element("i", { class: on ? "lamp on" : "lamp", role: "img", "aria-label": on ? "active" : "silent" }));
+        return element(
+          "td",
+          { class: "in" },
+          element("i", { class: on ? "lamp on" : "lamp", role: "img", "aria-label": on ? "active" : "silent" }),
+        );
       }),
-      element("td", { class: "rate" }, element("div", {}, bar(rate, `fires on ${share(rate)}${row.holds ? ", where the gate says so" : ""}`), element("span", {}, rate === null ? "–" : share(rate)))),
+      element(
+        "td",
+        { class: "rate" },
+        element(
+          "div",
+          {},
+          bar(rate, `fires on ${share(rate)}${row.holds ? ", where the gate says so" : ""}`),
+          element("span", {}, rate === null ? "–" : share(rate)),
+        ),
+      ),
       element("td", { class: "end" }, count(row.fires)),
       element("td", { class: "end quiet" }, count(row.tokens)),
     );
   });
-  return element("table", { class: "truth" }, element("caption", { class: "unseen" }, `Truth table of ${one.child} by its parents; tinted rows are those where the gate says that it fires`), element("thead", {}, head), element("tbody", {}, ...body));
+  return element(
+    "table",
+    { class: "truth" },
+    element(
+      "caption",
+      { class: "unseen" },
+      `Truth table of ${one.child} by its parents; tinted rows are those where the gate says that it fires`,
+    ),
+    element("thead", {}, head),
+    element("tbody", {}, ...body),
+  );
 }
 
 // Text that shows the gate, read when it is asked for.
@@ -132,7 +168,11 @@ function text(one) {
       try {
         const asked = { child: one.child, kind: one.kind, parents: one.parents.map((parent) => parent.feature).join(","), k: 2 };
         const found = await read(`/v1/gates/contexts?${query(asked)}`);
-        inside.replaceChildren(...found.contexts.map((each) => context(each, one.child, `${groups[each.group]}, ${each.child_active ? "fires" : "silent"}`)));
+        inside.replaceChildren(
+          ...found.contexts.map((each) =>
+            context(each, one.child, `${groups[each.group]}, ${each.child_active ? "fires" : "silent"}`),
+          ),
+        );
         if (!found.contexts.length) inside.replaceChildren(empty(found.reason ?? "No text in the windows that were looked at."));
       } catch (error) {
         inside.replaceChildren(empty(error.message));
@@ -146,10 +186,44 @@ function text(one) {
 function table(answer) {
   return {
     name: "Gates",
-    columns: ["child", "kind", "parents", "verdict", "precision", "recall", "f1", "gain", "gain_lower", "gain_upper", "documents", "pattern", "holds", "child_fires", "tokens"],
+    columns: [
+      "child",
+      "kind",
+      "parents",
+      "verdict",
+      "precision",
+      "recall",
+      "f1",
+      "gain",
+      "gain_lower",
+      "gain_upper",
+      "documents",
+      "pattern",
+      "holds",
+      "child_fires",
+      "tokens",
+    ],
     rows: answer.items.flatMap((one) => {
-      const shared = [one.child, one.kind, one.parents.map((parent) => parent.feature).join(" "), one.verdict, one.precision, one.recall, one.f1, one.gain.estimate, one.gain.lower, one.gain.upper, one.support.documents];
-      return (one.cells ?? []).map((cell) => [...shared, cell.active.join(" ") || "none", String(cell.holds), String(cell.child), cell.tokens]);
+      const shared = [
+        one.child,
+        one.kind,
+        one.parents.map((parent) => parent.feature).join(" "),
+        one.verdict,
+        one.precision,
+        one.recall,
+        one.f1,
+        one.gain.estimate,
+        one.gain.lower,
+        one.gain.upper,
+        one.support.documents,
+      ];
+      return (one.cells ?? []).map((cell) => [
+        ...shared,
+        cell.active.join(" ") || "none",
+        String(cell.holds),
+        String(cell.child),
+        cell.tokens,
+      ]);
     }),
   };
 }

@@ -13,7 +13,13 @@ const SECONDS = 30;
 export function histogram() {
   const chart = element("div", { class: "histogram" });
   const told = element("p", { class: "note" });
-  const place = element("section", { class: "part", "aria-label": "Best partners in its layer" }, element("h2", {}, "Among its layer"), chart, told);
+  const place = element(
+    "section",
+    { class: "part", "aria-label": "Best partners in its layer" },
+    element("h2", {}, "Among its layer"),
+    chart,
+    told,
+  );
   let shown = null;
   let redraw = null;
   let turn = 0;
@@ -53,7 +59,14 @@ export function histogram() {
   const table = () => ({
     name: "Best partners",
     columns: ["layer", "up", "down", "measure", "from", "to", "features"],
-    rows: shown.side.counts.map((features, at) => [shown.side.layer, ...shown.pair, shown.measure, shown.bins[at], shown.bins[at + 1], features]),
+    rows: shown.side.counts.map((features, at) => [
+      shown.side.layer,
+      ...shown.pair,
+      shown.measure,
+      shown.bins[at],
+      shown.bins[at + 1],
+      features,
+    ]),
   });
   return { place, load, tables: () => (shown ? [table()] : []) };
 }
@@ -67,13 +80,47 @@ function draw({ feature, bins, side, value, measure }, width) {
   const chart = svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label });
   side.counts.forEach((features, at) => {
     const tall = (BASE - 16) * (features / most);
-    const column = svg("rect", { class: at === own ? "column own" : "column", x: 1 + at * step + 0.75, width: Math.max(1, step - 1.5), y: BASE - tall, height: Math.max(tall, features ? 1 : 0), rx: 1 });
-    column.addEventListener("pointermove", (event) => note(event, `${estimate(bins[at])} to ${estimate(bins[at + 1])}`, plural(features, "feature")));
+    const column = svg("rect", {
+      class: at === own ? "column own" : "column",
+      x: 1 + at * step + 0.75,
+      width: Math.max(1, step - 1.5),
+      y: BASE - tall,
+      height: Math.max(tall, features ? 1 : 0),
+      rx: 1,
+    });
+    column.addEventListener("pointermove", (event) =>
+      note(event, `${estimate(bins[at])} to ${estimate(bins[at + 1])}`, plural(features, "feature")),
+    );
     column.addEventListener("pointerleave", () => note(null));
     chart.append(column);
-    if (at === own) chart.append(svg("text", { class: "tick own", x: Math.min(Math.max(1 + (at + 0.5) * step, 16), width - 16), y: BASE - tall - 5, "text-anchor": "middle" }, feature));
+    if (at === own)
+      chart.append(
+        svg(
+          "text",
+          {
+            class: "tick own",
+            x: Math.min(Math.max(1 + (at + 0.5) * step, 16), width - 16),
+            y: BASE - tall - 5,
+            "text-anchor": "middle",
+          },
+          feature,
+        ),
+      );
   });
   const marks = [0, Math.floor(bins.length / 2), bins.length - 1];
-  marks.forEach((at, place) => chart.append(svg("text", { class: "tick quiet", x: 1 + Math.min(at, bins.length - 1) * step, y: HEIGHT - 5, "text-anchor": ["start", "middle", "end"][place] }, String(Number(bins[at].toPrecision(3))))));
+  marks.forEach((at, place) =>
+    chart.append(
+      svg(
+        "text",
+        {
+          class: "tick quiet",
+          x: 1 + Math.min(at, bins.length - 1) * step,
+          y: HEIGHT - 5,
+          "text-anchor": ["start", "middle", "end"][place],
+        },
+        String(Number(bins[at].toPrecision(3))),
+      ),
+    ),
+  );
   return chart;
 }

@@ -37,7 +37,15 @@ export function lineage(links) {
   const table = () => ({
     name: "Lineage",
     columns: ["up", "down", "up_count", "down_count", "joint", "pearson", "jaccard"],
-    rows: found.links.map((one) => [one.up, one.down, one.counts.up, one.counts.down, one.counts.joint, one.measures.pearson, one.measures.jaccard]),
+    rows: found.links.map((one) => [
+      one.up,
+      one.down,
+      one.counts.up,
+      one.counts.down,
+      one.counts.joint,
+      one.measures.pearson,
+      one.measures.jaccard,
+    ]),
   });
   return { place, load, tables: () => (found ? [table()] : []) };
 }
@@ -62,25 +70,73 @@ function draw(found, feature, links, width) {
   const x = (layer) => pad + ((width - 2 * pad) * layer) / Math.max(1, last);
   const step = (width - 2 * pad) / Math.max(1, last);
   const most = Math.max(...[...own.values()].map((one) => one.count), 1);
-  const chart = svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "group", "aria-label": `Lineage of ${feature}` });
+  const chart = svg("svg", {
+    width,
+    height: HEIGHT,
+    viewBox: `0 0 ${width} ${HEIGHT}`,
+    role: "group",
+    "aria-label": `Lineage of ${feature}`,
+  });
   chart.append(svg("line", { class: "rail", x1: x(0), x2: x(last), y1: Y, y2: Y }));
   for (const link of found?.links ?? []) {
     const [from, to] = [link.up, link.down].map((name) => Number(name.split(":")[0]));
-    chart.append(svg("line", { class: "life", x1: x(from), x2: x(to), y1: Y, y2: Y, "stroke-width": (1.5 + 7 * Math.max(0, link.estimate)).toFixed(1) }));
-    if (step > 46) chart.append(svg("text", { class: "tick quiet", x: (x(from) + x(to)) / 2, y: Y - 13, "text-anchor": "middle" }, estimate(link.estimate).replace(/^0/, "")));
+    chart.append(
+      svg("line", {
+        class: "life",
+        x1: x(from),
+        x2: x(to),
+        y1: Y,
+        y2: Y,
+        "stroke-width": (1.5 + 7 * Math.max(0, link.estimate)).toFixed(1),
+      }),
+    );
+    if (step > 46)
+      chart.append(
+        svg(
+          "text",
+          { class: "tick quiet", x: (x(from) + x(to)) / 2, y: Y - 13, "text-anchor": "middle" },
+          estimate(link.estimate).replace(/^0/, ""),
+        ),
+      );
   }
   for (let layer = 0; layer <= last; layer += 1) {
     const one = own.get(layer);
-    chart.append(svg("text", { class: "tick quiet", x: x(layer), y: 12, "text-anchor": "middle" }, step < 40 ? String(layer) : `L${layer}`));
+    chart.append(
+      svg("text", { class: "tick quiet", x: x(layer), y: 12, "text-anchor": "middle" }, step < 40 ? String(layer) : `L${layer}`),
+    );
     if (!one) {
       chart.append(svg("circle", { class: "absent", cx: x(layer), cy: Y, r: 2.5 }));
       continue;
     }
     const here = one.feature === feature;
     const size = 5 + 5.5 * Math.sqrt(one.count / most);
-    const dot = svg("circle", { class: here ? "alive here" : "alive", cx: x(layer), cy: Y, r: size.toFixed(1) }, svg("title", {}, `${one.feature}: active on ${count(one.count)} tokens`));
-    const text = svg("text", { class: here ? "tick own" : "tick", x: x(layer), y: Y + 30, "text-anchor": "middle", ...(step < 44 ? { transform: `rotate(-35 ${x(layer)} ${Y + 26})` } : {}) }, one.feature);
-    chart.append(here ? svg("g", {}, dot, text) : svg("a", { href: links(one.feature) }, svg("rect", { class: "reach", x: x(layer) - 17, y: Y - 17, width: 34, height: 52 }), dot, text));
+    const dot = svg(
+      "circle",
+      { class: here ? "alive here" : "alive", cx: x(layer), cy: Y, r: size.toFixed(1) },
+      svg("title", {}, `${one.feature}: active on ${count(one.count)} tokens`),
+    );
+    const text = svg(
+      "text",
+      {
+        class: here ? "tick own" : "tick",
+        x: x(layer),
+        y: Y + 30,
+        "text-anchor": "middle",
+        ...(step < 44 ? { transform: `rotate(-35 ${x(layer)} ${Y + 26})` } : {}),
+      },
+      one.feature,
+    );
+    chart.append(
+      here
+        ? svg("g", {}, dot, text)
+        : svg(
+            "a",
+            { href: links(one.feature) },
+            svg("rect", { class: "reach", x: x(layer) - 17, y: Y - 17, width: 34, height: 52 }),
+            dot,
+            text,
+          ),
+    );
   }
   return chart;
 }

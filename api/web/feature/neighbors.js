@@ -26,7 +26,10 @@ export function neighbors(links) {
     });
     if (up === undefined) return;
     answers = [up, down].filter(Boolean);
-    const scale = scaleOf(answers.flatMap((answer) => answer.neighbors), OPEN_ENDED.includes(measure));
+    const scale = scaleOf(
+      answers.flatMap((answer) => answer.neighbors),
+      OPEN_ENDED.includes(measure),
+    );
     both.replaceChildren(list("Earlier layers", up, measure, scale, links), list("Later layers", down, measure, scale, links));
   };
   return { place, load, tables: () => answers.map(table) };
@@ -35,7 +38,8 @@ export function neighbors(links) {
 function list(title, answer, measure, scale, links) {
   const heading = element("h2", {}, title);
   if (!answer) return element("div", {}, heading, empty("Its layer has no pair there."));
-  if (!answer.neighbors.length) return element("div", {}, heading, empty(`None active together on ${answer.min_support} tokens yet.`));
+  if (!answer.neighbors.length)
+    return element("div", {}, heading, empty(`None active together on ${answer.min_support} tokens yet.`));
   const certain = answer.certified_k ?? 0;
   const rows = answer.neighbors.map((neighbor, at) =>
     element(
@@ -45,14 +49,44 @@ function list(title, answer, measure, scale, links) {
       intervalBar(neighbor, scale, measureName(measure)),
       element("span", { class: "value" }, estimate(neighbor.estimate)),
       element("span", { class: "support", title: "tokens on which both are active" }, count(neighbor.counts.joint)),
-      at < certain ? element("span", { class: "certain", title: "no other feature can overtake it (95 %)" }, "✓", element("span", { class: "unseen" }, " certain")) : element("span"),
+      at < certain
+        ? element(
+            "span",
+            { class: "certain", title: "no other feature can overtake it (95 %)" },
+            "✓",
+            element("span", { class: "unseen" }, " certain"),
+          )
+        : element("span"),
     ),
   );
-  const standing = certain ? `${certain === answer.neighbors.length ? "all" : `first ${certain}`} certain` : (answer.certified_reason ?? "none certain yet");
+  const standing = certain
+    ? `${certain === answer.neighbors.length ? "all" : `first ${certain}`} certain`
+    : (answer.certified_reason ?? "none certain yet");
   const halves = answer.split_half_rbo === null ? "" : ` · halves agree to ${share(answer.split_half_rbo)}`;
   const [low, high] = scale;
-  const ruler = element("div", { class: "ruler", "aria-hidden": "true" }, element("span"), element("span", { class: "ends-of" }, element("i", {}, estimateEnd(low)), element("i", {}, measureName(measure)), element("i", {}, estimateEnd(high))), element("span"), element("span", {}, "both"), element("span"));
-  return element("div", {}, heading, ruler, element("ol", { class: "neighbors" }, ...rows), element("p", { class: "note" }, `${standing}${halves}`));
+  const ruler = element(
+    "div",
+    { class: "ruler", "aria-hidden": "true" },
+    element("span"),
+    element(
+      "span",
+      { class: "ends-of" },
+      element("i", {}, estimateEnd(low)),
+      element("i", {}, measureName(measure)),
+      element("i", {}, estimateEnd(high)),
+    ),
+    element("span"),
+    element("span", {}, "both"),
+    element("span"),
+  );
+  return element(
+    "div",
+    {},
+    heading,
+    ruler,
+    element("ol", { class: "neighbors" }, ...rows),
+    element("p", { class: "note" }, `${standing}${halves}`),
+  );
 }
 
 const estimateEnd = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
@@ -60,10 +94,34 @@ const estimateEnd = (value) => String(Number(value.toPrecision(3))).replace("-",
 function table(answer) {
   return {
     name: answer.direction === "upstream" ? "Earlier neighbours" : "Later neighbours",
-    columns: ["feature", "neighbor", "measure", "estimate", "lower", "upper", "status", "count", "neighbor_count", "joint", "tokens"],
+    columns: [
+      "feature",
+      "neighbor",
+      "measure",
+      "estimate",
+      "lower",
+      "upper",
+      "status",
+      "count",
+      "neighbor_count",
+      "joint",
+      "tokens",
+    ],
     rows: answer.neighbors.map((one) => {
       const [own, its] = answer.direction === "downstream" ? [one.counts.up, one.counts.down] : [one.counts.down, one.counts.up];
-      return [answer.feature, one.feature, answer.measure, one.estimate, one.lower, one.upper, one.status, own, its, one.counts.joint, answer.tokens];
+      return [
+        answer.feature,
+        one.feature,
+        answer.measure,
+        one.estimate,
+        one.lower,
+        one.upper,
+        one.status,
+        own,
+        its,
+        one.counts.joint,
+        answer.tokens,
+      ];
     }),
   };
 }

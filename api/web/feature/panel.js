@@ -26,7 +26,12 @@ export function panel(root, links) {
     "div",
     { class: "panel" },
     element("header", {}, title, figures, explanation),
-    element("div", { class: "columns" }, element("div", {}, text.place, lists.place), element("div", {}, strip.place, table.place, spread.place, others.place)),
+    element(
+      "div",
+      { class: "columns" },
+      element("div", {}, text.place, lists.place),
+      element("div", {}, strip.place, table.place, spread.place, others.place),
+    ),
   );
   root.replaceChildren(body);
   let looked = null; // { feature, measure, rank }
@@ -43,8 +48,14 @@ export function panel(root, links) {
     if (!quietly) body.classList.add("old");
     at = performance.now();
     seen = run.snapshot?.version;
-    const fast = [lists, table].map((part) => part.load(looked, mine.signal));
-    const slow = quietly ? [] : [text, strip, spread, others].map((part) => part.load(looked, mine.signal));
+    if (!quietly) record = null;
+    const begun = (part) => {
+      const loading = part.load(looked, mine.signal);
+      loading.catch(() => {}); // it is awaited below, perhaps after another one has failed
+      return loading;
+    };
+    const fast = [lists, table].map(begun);
+    const slow = quietly ? [] : [text, strip, spread, others].map(begun);
     try {
       record = await read(pathOf(feature), mine.signal);
       head(record);
@@ -69,7 +80,19 @@ export function panel(root, links) {
       element("h1", {}, found.feature),
       element("span", { class: "quiet hook" }, found.hook),
       group,
-      element("a", { href: address({ view: "graph", start: `feature:${found.feature}`, measure: looked.measure === "jaccard" ? null : looked.measure }), class: "to-graph", "data-tool": true }, "in the graph"),
+      element(
+        "a",
+        {
+          href: address({
+            view: "graph",
+            start: `feature:${found.feature}`,
+            measure: looked.measure === "jaccard" ? null : looked.measure,
+          }),
+          class: "to-graph",
+          "data-tool": true,
+        },
+        "in the graph",
+      ),
       found.neuronpedia ? element("a", { href: found.neuronpedia, rel: "noopener" }, "Neuronpedia") : null,
     );
     membership(found.feature, group);
@@ -130,7 +153,11 @@ async function membership(feature, place) {
   try {
     const { community } = await recent(`/v1/communities/of?feature=${feature}`, 60);
     if (!community) return;
-    const link = element("a", { href: address({ view: "graph", start: `community:${community.id}` }) }, `community ${community.id}`);
+    const link = element(
+      "a",
+      { href: address({ view: "graph", start: `community:${community.id}` }) },
+      `community ${community.id}`,
+    );
     place.append(link, ` of ${count(community.size)}`);
   } catch {
     // without communities the feature is shown all the same

@@ -15,14 +15,27 @@ export function relations(links) {
   const load = async ({ feature }, signal) => {
     const mine = ++turn;
     place.hidden = true;
-    const [record, found] = await Promise.allSettled([read(pathOf(feature), signal), recent("/v1/specializations?limit=1000", SECONDS)]);
+    const [record, found] = await Promise.allSettled([
+      read(pathOf(feature), signal),
+      recent("/v1/specializations?limit=1000", SECONDS),
+    ]);
     if (mine !== turn) return;
     const items = [];
     if (record.status === "fulfilled") items.push(...record.value.hidden.map(hidden));
     if (found.status === "fulfilled") {
       const all = found.value.items;
-      items.push(...all.filter((one) => one.parent === feature).slice(0, 3).map((one) => parent(one, links)));
-      items.push(...all.filter((one) => one.children.some((child) => child.feature === feature)).slice(0, 3).map((one) => child(one, feature, links)));
+      items.push(
+        ...all
+          .filter((one) => one.parent === feature)
+          .slice(0, 3)
+          .map((one) => parent(one, links)),
+      );
+      items.push(
+        ...all
+          .filter((one) => one.children.some((child) => child.feature === feature))
+          .slice(0, 3)
+          .map((one) => child(one, feature, links)),
+      );
     }
     list.replaceChildren(...items);
     place.hidden = !items.length;
@@ -47,11 +60,29 @@ const link = (feature, links) => element("a", { href: links(feature) }, feature)
 const certainty = { exact: "counted", shown: "certain", bounded: "a candidate: its children may overlap" };
 
 function parent(one, links) {
-  const children = one.children.flatMap((child, at) => [at ? ", " : " ", link(child.feature, links), ` (${share(child.share)} of it, necessity ${estimate(child.necessity)})`]);
-  return element("li", {}, element("b", {}, `Specialises in layer ${one.children_layer} into`), ...children, element("span", { class: "quiet" }, ` · ${certainty[one.conditions.exclusive]}`));
+  const children = one.children.flatMap((child, at) => [
+    at ? ", " : " ",
+    link(child.feature, links),
+    ` (${share(child.share)} of it, necessity ${estimate(child.necessity)})`,
+  ]);
+  return element(
+    "li",
+    {},
+    element("b", {}, `Specialises in layer ${one.children_layer} into`),
+    ...children,
+    element("span", { class: "quiet" }, ` · ${certainty[one.conditions.exclusive]}`),
+  );
 }
 
 function child(one, feature, links) {
   const own = one.children.find((each) => each.feature === feature);
-  return element("li", {}, element("b", {}, "A specialisation of"), " ", link(one.parent, links), `: ${share(own.share)} of its ${count(one.count)} tokens`, element("span", { class: "quiet" }, ` · ${certainty[one.conditions.exclusive]}`));
+  return element(
+    "li",
+    {},
+    element("b", {}, "A specialisation of"),
+    " ",
+    link(one.parent, links),
+    `: ${share(own.share)} of its ${count(one.count)} tokens`,
+    element("span", { class: "quiet" }, ` · ${certainty[one.conditions.exclusive]}`),
+  );
 }

@@ -8,7 +8,10 @@ import { isEmpty, run } from "../run.js";
 import { panel } from "./panel.js";
 import { starts } from "./starts.js";
 
-const RANKS = [["lower", "lower bound"], ["estimate", "estimate"]];
+const RANKS = [
+  ["lower", "lower bound"],
+  ["estimate", "estimate"],
+];
 
 export function open(root, parameters) {
   const controls = element("div", { class: "controls tools", "data-tool": true });
@@ -25,7 +28,9 @@ export function open(root, parameters) {
     refill(
       controls,
       choice("neighbours by", MEASURES, measure, (value) => change({ measure: value === "jaccard" ? null : value, rank: null })),
-      choice("ranked by", BOUNDED.includes(measure) ? RANKS : RANKS.slice(1), rank, (value) => change({ rank: value === "lower" ? null : value })),
+      choice("ranked by", BOUNDED.includes(measure) ? RANKS : RANKS.slice(1), rank, (value) =>
+        change({ rank: value === "lower" ? null : value }),
+      ),
       element("button", { type: "button", onclick: (event) => anyFeature(event.target, place) }, "Any feature that fires"),
     );
     const feature = (given.feature ?? "").replace(/\s/g, "");
@@ -49,8 +54,17 @@ export function open(root, parameters) {
 
 function hint(feature) {
   if (feature) return section("No such feature", {}, empty(`“${feature}” is no feature: write layer:index, for example 3:17.`));
-  if (isEmpty()) return section("Nothing has been counted yet", {}, empty("Send some text first, on the ", element("a", { href: "/" }, "overview"), "; features appear here while it is read."));
-  const asks = section("Which feature?", {}, empty("Write layer:index into the field above, for example 3:17, or a word that it fires on. Or begin with one of these."));
+  if (isEmpty())
+    return section(
+      "Nothing has been counted yet",
+      {},
+      empty("Send some text first, on the ", element("a", { href: "/" }, "overview"), "; features appear here while it is read."),
+    );
+  const asks = section(
+    "Which feature?",
+    {},
+    empty("Write layer:index into the field above, for example 3:17, or a word that it fires on. Or begin with one of these."),
+  );
   return element("div", {}, asks, starts());
 }
 

@@ -13,14 +13,18 @@ export const KINDS = [
   ["lineage", "a lineage"],
   ["prompt", "a prompt"],
 ];
-export const RANKS = [["lower", "lower bound"], ["estimate", "estimate"]];
+export const RANKS = [
+  ["lower", "lower bound"],
+  ["estimate", "estimate"],
+];
 const AT_ONCE = 6; // reads that run beside each other, as many as a browser keeps connections
 
 // What an address asks for, with the defaults of what it leaves out.
 export function asked(parameters) {
   const [kind, ...rest] = (parameters.start ?? "top").split(":");
   const measure = known(MEASURES, parameters.measure, "jaccard");
-  const whole = (text, otherwise, low, high) => (/^\d+$/.test(text ?? "") ? Math.min(high, Math.max(low, Number(text))) : otherwise);
+  const whole = (text, otherwise, low, high) =>
+    /^\d+$/.test(text ?? "") ? Math.min(high, Math.max(low, Number(text))) : otherwise;
   const least = Number(parameters.least);
   return {
     kind: known(KINDS, kind, "top"),
@@ -78,7 +82,8 @@ async function inTurns(items, work) {
   for (let at = 0; at < items.length; at += AT_ONCE) await Promise.all(items.slice(at, at + AT_ONCE).map(work));
 }
 
-const both = (model, name, wanted, reads, pairs) => Promise.all(["upstream", "downstream"].map((direction) => around(model, name, direction, wanted, reads, pairs)));
+const both = (model, name, wanted, reads, pairs) =>
+  Promise.all(["upstream", "downstream"].map((direction) => around(model, name, direction, wanted, reads, pairs)));
 
 // The neighbours of a feature in one direction as nodes and edges; their names.
 async function around(model, name, direction, wanted, reads, pairs) {
@@ -123,7 +128,13 @@ async function top(model, wanted, reads) {
   model.from(answer.snapshot);
   for (const one of answer.items) {
     if (one.counts.joint < (wanted.support ?? 0)) continue;
-    link(model, one, wanted, measure === wanted.measure ? { lower: one.lower, upper: one.upper, status: one.status } : {}, answer.snapshot.tokens);
+    link(
+      model,
+      one,
+      wanted,
+      measure === wanted.measure ? { lower: one.lower, upper: one.upper, status: one.status } : {},
+      answer.snapshot.tokens,
+    );
   }
 }
 
@@ -131,7 +142,8 @@ async function top(model, wanted, reads) {
 function link(model, one, wanted, bounds, tokens) {
   const value = one.measures[wanted.measure];
   if (value === null || value < wanted.least) return;
-  for (const side of ["up", "down"]) model.node(one[side], { count: one.counts[side], density: tokens ? one.counts[side] / tokens : null });
+  for (const side of ["up", "down"])
+    model.node(one[side], { count: one.counts[side], density: tokens ? one.counts[side] / tokens : null });
   model.edge(one.up, one.down, { value, joint: one.counts.joint, ...bounds });
 }
 
@@ -140,7 +152,8 @@ async function community(model, wanted, reads) {
   model.from(answer.snapshot);
   for (const one of answer.features) model.node(one.feature, { density: one.density, community: answer.id });
   for (const one of answer.edges) model.edge(one.up, one.down, { value: one.value, lower: one.lower });
-  model.note = answer.measure && answer.measure !== wanted.measure ? `edges by ${measureName(answer.measure)}, as the communities are` : null;
+  model.note =
+    answer.measure && answer.measure !== wanted.measure ? `edges by ${measureName(answer.measure)}, as the communities are` : null;
 }
 
 async function gate(model, wanted, reads) {
@@ -149,7 +162,12 @@ async function gate(model, wanted, reads) {
   const answer = await reads.get(`${pathOf(name)}/gates?cells=true`);
   if (!answer.items.length) throw new Error(answer.waiting ?? `Feature ${name} is no gate so far.`);
   model.from(answer.snapshot);
-  model.node(name, { root: true, count: answer.count, gate: answer.items[0].kind, density: answer.snapshot.tokens ? answer.count / answer.snapshot.tokens : null });
+  model.node(name, {
+    root: true,
+    count: answer.count,
+    gate: answer.items[0].kind,
+    density: answer.snapshot.tokens ? answer.count / answer.snapshot.tokens : null,
+  });
   for (const one of answer.items) {
     for (const parent of one.parents) model.edge(parent.feature, name, { gate: one.kind, negated: parent.negated });
   }
@@ -162,8 +180,15 @@ async function measured(model, wanted, reads) {
   await inTurns(open, async (edge) => {
     const found = await reads.get(`/v1/similarity?${query({ up: edge.up, down: edge.down })}`);
     const one = found.measures[wanted.measure];
-    model.edge(edge.up, edge.down, { value: one.estimate, lower: one.lower, upper: one.upper, status: one.status, joint: found.counts.joint });
-    for (const side of ["up", "down"]) model.node(edge[side], { count: found.counts[side], density: found.tokens ? found.counts[side] / found.tokens : null });
+    model.edge(edge.up, edge.down, {
+      value: one.estimate,
+      lower: one.lower,
+      upper: one.upper,
+      status: one.status,
+      joint: found.counts.joint,
+    });
+    for (const side of ["up", "down"])
+      model.node(edge[side], { count: found.counts[side], density: found.tokens ? found.counts[side] / found.tokens : null });
   });
 }
 
@@ -171,22 +196,40 @@ async function lineage(model, wanted, reads) {
   if (!isFeature(wanted.of)) throw new Error(`“${wanted.of}” is no feature: write layer:index, for example 3:17.`);
   const answer = await reads.get(`/v1/lineages?${query({ feature: wanted.of })}`);
   const found = answer.items[0];
-  if (!found) throw new Error(`Feature ${wanted.of} has no lineage: no neighbour is its best partner both ways with Pearson ≥ ${answer.threshold}.`);
+  if (!found)
+    throw new Error(
+      `Feature ${wanted.of} has no lineage: no neighbour is its best partner both ways with Pearson ≥ ${answer.threshold}.`,
+    );
   model.from(answer.snapshot);
-  for (const one of found.features) model.node(one.feature, { root: one.feature === wanted.of, count: one.count, density: one.count / answer.snapshot.tokens });
+  for (const one of found.features)
+    model.node(one.feature, { root: one.feature === wanted.of, count: one.count, density: one.count / answer.snapshot.tokens });
   for (const one of found.links) link(model, one, { ...wanted, least: -1 }, {}, answer.snapshot.tokens);
 }
 
 async function prompt(model, wanted, reads) {
   if (!wanted.prompt.trim()) throw new Error("Write a prompt and run it: the graph shows the features that are active on it.");
   const { measure, least, support, token } = wanted;
-  const body = { prompt: wanted.prompt, token, measure, min_value: least, ...(support ? { min_support: support } : {}), per_layer: 5 * wanted.k };
+  const body = {
+    prompt: wanted.prompt,
+    token,
+    measure,
+    min_value: least,
+    ...(support ? { min_support: support } : {}),
+    per_layer: 5 * wanted.k,
+  };
   const answer = await reads.post("/v1/graph", JSON.stringify(body));
   model.from(answer.snapshot);
   for (const one of answer.nodes) {
-    model.node(one.feature, { density: one.density, activation: one.activation, peak: one.peak, activations: one.activations, community: one.community ?? undefined });
+    model.node(one.feature, {
+      density: one.density,
+      activation: one.activation,
+      peak: one.peak,
+      activations: one.activations,
+      community: one.community ?? undefined,
+    });
   }
-  for (const one of answer.edges) model.edge(one.up, one.down, { value: one.value, lower: one.lower, upper: one.upper, status: one.status, joint: one.joint });
+  for (const one of answer.edges)
+    model.edge(one.up, one.down, { value: one.value, lower: one.lower, upper: one.upper, status: one.status, joint: one.joint });
   for (const one of answer.gates) {
     const child = model.nodes.get(one.child);
     if (child) child.gate ??= one.kind;

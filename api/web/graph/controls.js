@@ -19,7 +19,14 @@ export function bar(change) {
   let kind = null;
 
   const begin = (wanted) => {
-    const of = element("input", { "aria-label": "start", placeholder: HINTS[kind] ?? "", list: "starts", autocomplete: "off", spellcheck: "false", size: 9 });
+    const of = element("input", {
+      "aria-label": "start",
+      placeholder: HINTS[kind] ?? "",
+      list: "starts",
+      autocomplete: "off",
+      spellcheck: "false",
+      size: 9,
+    });
     of.value = wanted.kind === kind ? wanted.of : "";
     const pick = choice("start from", KINDS, kind, (value) => {
       kind = value;
@@ -48,11 +55,24 @@ export function bar(change) {
     const ranked = BOUNDED.includes(wanted.measure) ? RANKS : RANKS.slice(1);
     refill(
       settings,
-      choice("measure", MEASURES, wanted.measure, (value) => change({ measure: value === "jaccard" ? null : value, rank: null, least: null, at: null })),
-      number("k", wanted.k, { min: 1, max: 50, step: 1, title: "neighbours of a feature in each direction" }, (value) => change({ k: value })),
-      number("hops", wanted.hops, { min: 1, max: 4, step: 1, title: "how far from the feature it starts from" }, (value) => change({ hops: value })),
-      number("at least", wanted.least, { step: "any", title: "smallest value of the measure" }, (value) => change({ least: value })),
-      number("joint tokens", wanted.support, { min: 1, step: 1, placeholder: "10", title: "tokens on which both are active, at least" }, (value) => change({ support: value })),
+      choice("measure", MEASURES, wanted.measure, (value) =>
+        change({ measure: value === "jaccard" ? null : value, rank: null, least: null, at: null }),
+      ),
+      number("k", wanted.k, { min: 1, max: 50, step: 1, title: "neighbours of a feature in each direction" }, (value) =>
+        change({ k: value }),
+      ),
+      number("hops", wanted.hops, { min: 1, max: 4, step: 1, title: "how far from the feature it starts from" }, (value) =>
+        change({ hops: value }),
+      ),
+      number("at least", wanted.least, { step: "any", title: "smallest value of the measure" }, (value) =>
+        change({ least: value }),
+      ),
+      number(
+        "joint tokens",
+        wanted.support,
+        { min: 1, step: 1, placeholder: "10", title: "tokens on which both are active, at least" },
+        (value) => change({ support: value }),
+      ),
       choice("rank by", ranked, wanted.rank, (value) => change({ rank: value === "lower" ? null : value })),
     );
   };

@@ -31,7 +31,11 @@ export function layout(model) {
   best(order, around, edges);
   const tall = GAP * Math.max(...order.map((nodes) => nodes.length));
   const column = Math.min(WIDE, Math.max(NARROW, (ASPECT * tall) / Math.max(1, order.length)));
-  order.forEach((nodes, at) => nodes.forEach((node, place) => Object.assign(node, { x: column * (at - (order.length - 1) / 2), y: GAP * (place - (nodes.length - 1) / 2) })));
+  order.forEach((nodes, at) =>
+    nodes.forEach((node, place) =>
+      Object.assign(node, { x: column * (at - (order.length - 1) / 2), y: GAP * (place - (nodes.length - 1) / 2) }),
+    ),
+  );
   for (let turn = 0; turn < SETTLES; turn += 1) {
     for (const nodes of turn % 2 ? [...order].reverse() : order) settle(nodes, around);
   }
@@ -53,7 +57,10 @@ function adjacency(model, edges) {
 
 function best(order, around, edges) {
   const place = new Map();
-  const number = () => order.forEach((nodes, column) => nodes.forEach((node, at) => place.set(node.feature, { column, at: (at + 0.5) / nodes.length })));
+  const number = () =>
+    order.forEach((nodes, column) =>
+      nodes.forEach((node, at) => place.set(node.feature, { column, at: (at + 0.5) / nodes.length })),
+    );
   number();
   let least = crossings(edges, place);
   let kept = order.map((nodes) => [...nodes]);
@@ -123,5 +130,6 @@ function settle(nodes, around) {
     blocks.push(block);
   });
   let at = 0;
-  for (const block of blocks) for (let step = 0; step < block.size; step += 1, at += 1) nodes[at].y = block.sum / block.weight + GAP * at;
+  for (const block of blocks)
+    for (let step = 0; step < block.size; step += 1, at += 1) nodes[at].y = block.sum / block.weight + GAP * at;
 }

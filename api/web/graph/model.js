@@ -29,7 +29,19 @@ export class Model {
   edge(up, down, known) {
     if (!this.node(up) || !this.node(down)) return;
     const key = `${up}>${down}`;
-    this.edges.set(key, { up, down, value: null, lower: null, upper: null, joint: null, status: null, gate: null, negated: false, ...this.edges.get(key), ...known });
+    this.edges.set(key, {
+      up,
+      down,
+      value: null,
+      lower: null,
+      upper: null,
+      joint: null,
+      status: null,
+      gate: null,
+      negated: false,
+      ...this.edges.get(key),
+      ...known,
+    });
   }
 
   from(snapshot) {

@@ -144,17 +144,43 @@ export function drawing(model, columns, title) {
   const [above, below] = [Math.min(...nodes.map(({ y }) => y)) - 70, Math.max(...nodes.map(({ y }) => y)) + 40];
   const group = svg("g", { transform: `translate(${-left} ${-above})` });
   for (const { layer, x } of columns) {
-    group.append(svg("line", { class: "grid", x1: x, x2: x, y1: above + 44, y2: below - 10 }), svg("text", { class: "tick quiet", x, y: above + 34, "text-anchor": "middle" }, `layer ${layer}`));
+    group.append(
+      svg("line", { class: "grid", x1: x, x2: x, y1: above + 44, y2: below - 10 }),
+      svg("text", { class: "tick quiet", x, y: above + 34, "text-anchor": "middle" }, `layer ${layer}`),
+    );
   }
   for (const edge of model.edges.values()) {
     const [x, y, x1, y1, x2, y2, to, end] = curve(edge).map((value) => value.toFixed(1));
     const kind = edge.gate ? "of-gate" : edge.color >= 0 ? `g${edge.color}` : "";
-    group.append(svg("path", { class: `edge ${kind}`, d: `M${x} ${y}C${x1} ${y1} ${x2} ${y2} ${to} ${end}`, "stroke-width": edge.width.toFixed(2), opacity: edge.opacity.toFixed(2), "stroke-dasharray": edge.negated ? "6 4" : null }));
+    group.append(
+      svg("path", {
+        class: `edge ${kind}`,
+        d: `M${x} ${y}C${x1} ${y1} ${x2} ${y2} ${to} ${end}`,
+        "stroke-width": edge.width.toFixed(2),
+        opacity: edge.opacity.toFixed(2),
+        "stroke-dasharray": edge.negated ? "6 4" : null,
+      }),
+    );
   }
   for (const node of nodes) {
-    group.append(svg("circle", { class: `disc ${node.color >= 0 ? `g${node.color}` : ""}`, cx: node.x, cy: node.y.toFixed(1), r: node.size.toFixed(1) }));
-    if (node.root) group.append(svg("circle", { class: "ring", cx: node.x, cy: node.y.toFixed(1), r: (node.size + 3.2).toFixed(1) }));
-    group.append(svg("text", { class: "tick label", x: node.x + 0.72 * node.size + 4, y: (node.y - 5).toFixed(1) }, node.feature, node.gate ? svg("tspan", { class: "of-gate" }, ` ${gateName(node.gate)}`) : null));
+    group.append(
+      svg("circle", {
+        class: `disc ${node.color >= 0 ? `g${node.color}` : ""}`,
+        cx: node.x,
+        cy: node.y.toFixed(1),
+        r: node.size.toFixed(1),
+      }),
+    );
+    if (node.root)
+      group.append(svg("circle", { class: "ring", cx: node.x, cy: node.y.toFixed(1), r: (node.size + 3.2).toFixed(1) }));
+    group.append(
+      svg(
+        "text",
+        { class: "tick label", x: node.x + 0.72 * node.size + 4, y: (node.y - 5).toFixed(1) },
+        node.feature,
+        node.gate ? svg("tspan", { class: "of-gate" }, ` ${gateName(node.gate)}`) : null,
+      ),
+    );
   }
   group.append(svg("text", { class: "tick quiet", x: left + 16, y: above + 14 }, title));
   return { width: Math.ceil(right - left), height: Math.ceil(below - above), group };

@@ -4,7 +4,12 @@ import { element, refill, styled } from "../dom.js";
 import { estimate } from "../format.js";
 
 export function promptBar(change) {
-  const text = element("textarea", { rows: 2, "aria-label": "prompt", placeholder: "A text for the model, up to 256 tokens", spellcheck: "false" });
+  const text = element("textarea", {
+    rows: 2,
+    "aria-label": "prompt",
+    placeholder: "A text for the model, up to 256 tokens",
+    spellcheck: "false",
+  });
   const form = element("form", { class: "prompt-form", "data-tool": true }, text, element("button", { class: "primary" }, "Run"));
   const strip = element("div", { class: "tokens", role: "group", "aria-label": "tokens of the prompt" });
   const place = element("div", { class: "prompt", hidden: true }, form, strip);
@@ -25,11 +30,22 @@ export function promptBar(change) {
     if (!model?.tokens) return model && strip.replaceChildren();
     const values = model.nodes.get(selected)?.activations ?? null;
     const top = values ? Math.max(...values, 1e-9) : 1;
-    const any = element("button", { type: "button", "aria-pressed": String(wanted.token === null), onclick: () => change({ token: null, at: null }) }, "any token");
+    const any = element(
+      "button",
+      { type: "button", "aria-pressed": String(wanted.token === null), onclick: () => change({ token: null, at: null }) },
+      "any token",
+    );
     const tokens = model.tokens.map((token, at) => {
       const button = element(
         "button",
-        { type: "button", class: "token", "aria-pressed": String(wanted.token === at), "aria-label": `token ${at}: ${token}`, title: values ? `token ${at}: ${estimate(values[at])}` : `token ${at}`, onclick: () => change({ token: at, at: null }) },
+        {
+          type: "button",
+          class: "token",
+          "aria-pressed": String(wanted.token === at),
+          "aria-label": `token ${at}: ${token}`,
+          title: values ? `token ${at}: ${estimate(values[at])}` : `token ${at}`,
+          onclick: () => change({ token: at, at: null }),
+        },
         token.replaceAll("\n", "⏎"),
       );
       return values?.[at] > 0 ? styled(button, { "--heat": String(values[at] / top) }) : button;

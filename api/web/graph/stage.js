@@ -3,11 +3,12 @@
 
 import { note } from "../charts.js";
 import { element, styled } from "../dom.js";
-import { estimate, plural, share } from "../format.js";
-import { COLORS, curve, paint } from "./paint.js";
+import { degrees, nodeName, placed, toward } from "./nodes.js";
+import { edgeNote, nearest, nodeNote } from "./notes.js";
+import { COLORS, paint } from "./paint.js";
+import { pointers } from "./pointers.js";
 
 const [LEAST_ZOOM, MOST_ZOOM] = [0.08, 4];
-const REACH = 6; // pixels from an edge at which it is meant
 const FOOT = 52; // pixels at the lower edge for what is said there
 const SETTLED_MS = 250;
 const MOVE_MS = 260;
@@ -17,7 +18,13 @@ export function stage({ chosen, moved }) {
   const canvas = element("canvas", { "aria-hidden": "true" });
   const layer = element("div", { class: "nodes", role: "group", "aria-label": "graph" });
   const tool = (label, text, act) => element("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
-  const tools = element("div", { class: "zoom", "data-tool": true }, tool("zoom in", "+", () => zoom(1.3)), tool("zoom out", "−", () => zoom(1 / 1.3)), tool("show all", "⤢", () => fit()));
+  const tools = element(
+    "div",
+    { class: "zoom", "data-tool": true },
+    tool("zoom in", "+", () => zoom(1.3)),
+    tool("zoom out", "−", () => zoom(1 / 1.3)),
+    tool("show all", "⤢", () => fit()),
+  );
   const place = element("div", { class: "stage" }, canvas, layer, tools);
   const context = canvas.getContext("2d");
   let [model, columns, palette] = [null, [], null];
@@ -36,7 +43,10 @@ export function stage({ chosen, moved }) {
     if (!model || !size.width) return;
     const dots = devicePixelRatio;
     context.setTransform(dots, 0, 0, dots, 0, 0);
-    paint(context, size, model, columns, look, (palette ??= readPalette(place)), { lit: lit ?? (model.nodes.has(selected) ? selected : null), selected });
+    paint(context, size, model, columns, look, (palette ??= readPalette(place)), {
+      lit: lit ?? (model.nodes.has(selected) ? selected : null),
+      selected,
+    });
     styled(layer, { transform: `translate(${look.x}px, ${look.y}px) scale(${look.z})` });
   };
   const rest = () => {
@@ -44,7 +54,11 @@ export function stage({ chosen, moved }) {
     settle = setTimeout(() => moved(middle()), SETTLED_MS);
   };
   // Where the view stands, whatever its size: the point of the graph in its middle, and the zoom.
-  const middle = () => ({ x: Math.round((size.width / 2 - look.x) / look.z), y: Math.round((size.height / 2 - look.y) / look.z), z: Number(look.z.toFixed(3)) });
+  const middle = () => ({
+    x: Math.round((size.width / 2 - look.x) / look.z),
+    y: Math.round((size.height / 2 - look.y) / look.z),
+    z: Number(look.z.toFixed(3)),
+  });
   const stand = ({ x, y, z }) => {
     look = { x: size.width / 2 - x * z, y: size.height / 2 - y * z, z };
     request();
@@ -122,7 +136,10 @@ export function stage({ chosen, moved }) {
   });
   const reveal = (node) => {
     const [x, y] = [look.x + node.x * look.z, look.y + node.y * look.z];
-    const [dx, dy] = [x < 40 ? 80 - x : x > size.width - 60 ? size.width - 120 - x : 0, y < 50 ? 90 - y : y > size.height - 40 ? size.height - 80 - y : 0];
+    const [dx, dy] = [
+      x < 40 ? 80 - x : x > size.width - 60 ? size.width - 120 - x : 0,
+      y < 50 ? 90 - y : y > size.height - 40 ? size.height - 80 - y : 0,
+    ];
     if (dx || dy) pan(dx, dy);
     else request();
   };
@@ -170,7 +187,8 @@ export function stage({ chosen, moved }) {
     const step = (now) => {
       const t = Math.min(1, (now - began) / MOVE_MS);
       const eased = 1 - (1 - t) ** 3;
-      for (const { node, x, y, fromX, fromY } of moves) Object.assign(node, { x: fromX + (x - fromX) * eased, y: fromY + (y - fromY) * eased });
+      for (const { node, x, y, fromX, fromY } of moves)
+        Object.assign(node, { x: fromX + (x - fromX) * eased, y: fromY + (y - fromY) * eased });
       draw();
       if (t < 1) animation = requestAnimationFrame(step);
     };
@@ -202,131 +220,6 @@ export function stage({ chosen, moved }) {
       note(null);
     },
   };
-}
-
-function degrees(model) {
-  const found = new Map();
-  for (const edge of model.edges.values()) for (const end of [edge.up, edge.down]) found.set(end, (found.get(end) ?? 0) + 1);
-  return found;
-}
-
-function nodeName(node, edges) {
-  const said = [`feature ${node.feature}`, `density ${share(node.density)}`, plural(edges.get(node.feature) ?? 0, "edge")];
-  if (node.community) said.push(`community ${node.community}`);
-  if (node.gate) said.push("a gate");
-  return said.join(", ");
-}
-
-// A button for each node, in the order of layer and place.
-function placed(layer, model, select) {
-  const focused = layer.contains(document.activeElement) ? document.activeElement.dataset.feature : null;
-  const nodes = [...model.nodes.values()].sort((a, b) => a.layer - b.layer || a.y - b.y);
-  const edges = degrees(model);
-  const reachable = focused && model.nodes.has(focused) ? focused : (select ?? nodes[0]?.feature);
-  const made = new Map();
-  for (const node of nodes) {
-    const button = element("button", { type: "button", class: "node", "data-feature": node.feature, "aria-label": nodeName(node, edges), "aria-pressed": String(node.feature === select), tabindex: node.feature === reachable ? 0 : -1 });
-    const wide = Math.max(24, 2 * node.size + 6);
-    styled(button, { left: `${node.x - wide / 2}px`, top: `${node.y - wide / 2}px`, width: `${wide}px`, height: `${wide}px` });
-    made.set(node.feature, button);
-  }
-  layer.replaceChildren(...made.values());
-  layer.setAttribute("aria-label", `Graph of ${plural(nodes.length, "feature")} and ${plural(model.edges.size, "edge")}; arrow keys go along edges and layers`);
-  if (focused) made.get(focused)?.focus({ preventScroll: true });
-  return made;
-}
-
-// The next node by an arrow: up and down in its layer, left and right along its strongest edge.
-export function toward(model, feature, [dx, dy]) {
-  const own = model.nodes.get(feature);
-  if (dy) {
-    const column = [...model.nodes.values()].filter((node) => node.layer === own.layer).sort((a, b) => a.y - b.y);
-    return column[column.indexOf(own) + dy]?.feature ?? null;
-  }
-  const edges = [...model.edges.values()].filter((edge) => (dx > 0 ? edge.up : edge.down) === feature).sort((a, b) => (b.value ?? 0) - (a.value ?? 0));
-  if (edges.length) return dx > 0 ? edges[0].down : edges[0].up;
-  const layers = [...new Set([...model.nodes.values()].map((node) => node.layer))].sort((a, b) => a - b);
-  const next = layers[layers.indexOf(own.layer) + dx];
-  const beside = [...model.nodes.values()].filter((node) => node.layer === next);
-  return beside.sort((a, b) => Math.abs(a.y - own.y) - Math.abs(b.y - own.y))[0]?.feature ?? null;
-}
-
-// One pointer drags, two pinch, the wheel zooms where it is.
-function pointers(place, { pan, zoom, hover }) {
-  const down = new Map();
-  const spread = () => {
-    const [a, b] = [...down.values()];
-    return { wide: Math.hypot(a.x - b.x, a.y - b.y), x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 };
-  };
-  const here = (event) => {
-    const box = place.getBoundingClientRect();
-    return { x: event.clientX - box.left, y: event.clientY - box.top };
-  };
-  place.addEventListener("pointerdown", (event) => {
-    if (event.target.closest(".zoom") || (event.target.closest(".node") && event.pointerType === "mouse")) return;
-    down.set(event.pointerId, here(event));
-    if (!event.target.closest(".node")) place.setPointerCapture(event.pointerId);
-  });
-  place.addEventListener("pointermove", (event) => {
-    const before = down.get(event.pointerId);
-    if (!before) return hover(event);
-    hover(null);
-    const now = here(event);
-    if (down.size === 1) pan(now.x - before.x, now.y - before.y);
-    const old = down.size === 2 ? spread() : null;
-    down.set(event.pointerId, now);
-    if (!old) return;
-    const next = spread();
-    pan(next.x - old.x, next.y - old.y);
-    zoom(next.wide / Math.max(1, old.wide), next);
-  });
-  const up = (event) => down.delete(event.pointerId);
-  for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) place.addEventListener(kind, up);
-  place.addEventListener("pointerleave", () => hover(null));
-  place.addEventListener(
-    "wheel",
-    (event) => {
-      event.preventDefault();
-      const lines = event.deltaMode === 1 ? 20 : 1;
-      zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0016)), here(event));
-    },
-    { passive: false },
-  );
-}
-
-function nearest(model, look, event, place) {
-  if (!model) return null;
-  const box = place.getBoundingClientRect();
-  const [x, y] = [(event.clientX - box.left - look.x) / look.z, (event.clientY - box.top - look.y) / look.z];
-  let [found, least] = [null, REACH / look.z];
-  for (const edge of model.edges.values()) {
-    const [ax, ay, bx, by, cx, cy, dx, dy] = curve(edge);
-    if (x < ax || x > dx || y < Math.min(ay, dy) - least || y > Math.max(ay, dy) + least) continue;
-    for (let step = 0; step <= 24; step += 1) {
-      const [t, s] = [step / 24, 1 - step / 24];
-      const px = s ** 3 * ax + 3 * s * s * t * bx + 3 * s * t * t * cx + t ** 3 * dx;
-      const py = s ** 3 * ay + 3 * s * s * t * by + 3 * s * t * t * cy + t ** 3 * dy;
-      const far = Math.hypot(px - x, py - y);
-      if (far < least) [found, least] = [edge, far];
-    }
-  }
-  return found;
-}
-
-function nodeNote(model, feature) {
-  const node = model.nodes.get(feature);
-  const lines = [element("b", {}, feature), `density ${share(node.density)}`];
-  if (node.activation !== undefined) lines.push(`activation ${estimate(node.activation)}`);
-  if (node.community) lines.push(`community ${node.community}`);
-  return [...lines, plural(model.neighborsOf(feature).length, "edge")];
-}
-
-function edgeNote(edge) {
-  const bounds = edge.lower === null ? "no interval yet" : edge.upper === null ? `at least ${estimate(edge.lower)} (95 %)` : `95 %: ${estimate(edge.lower)} to ${estimate(edge.upper)}`;
-  const lines = [element("b", {}, `${edge.up} → ${edge.down}`), estimate(edge.value), bounds];
-  if (edge.joint !== null) lines.push(`both on ${plural(edge.joint, "token")}`);
-  if (edge.gate) lines.push(edge.negated ? "a negated parent of the gate" : "a parent of the gate");
-  return lines;
 }
 
 // Colours as the canvas needs them: what the style sheets say, resolved.

@@ -21,12 +21,26 @@ export function open(root, parameters) {
   const tokens = promptBar(change);
   const said = element("p", { class: "said", role: "status" });
   const legend = element("div", { class: "legend-box" });
-  const picture = stage({ chosen, moved: (look) => change({ at: `${look.x},${look.y},${look.z}` }, { replace: true, quiet: true }) });
+  const picture = stage({
+    chosen,
+    moved: (look) => change({ at: `${look.x},${look.y},${look.z}` }, { replace: true, quiet: true }),
+  });
   const side = element("aside", { class: "side", "aria-label": "Chosen feature", hidden: true });
   const rows = element("tbody");
-  const table = element("details", { class: "edge-table" }, element("summary", {}, "Edges as a table"), element("div", { class: "scroll" }, element("table", {}, element("thead", {}, headRow()), rows)));
+  const table = element(
+    "details",
+    { class: "edge-table" },
+    element("summary", {}, "Edges as a table"),
+    element("div", { class: "scroll" }, element("table", {}, element("thead", {}, headRow()), rows)),
+  );
   picture.place.append(element("div", { class: "foot" }, legend, said));
-  const frame = element("div", { class: "graph-frame" }, controls.place, tokens.place, element("div", { class: "desk" }, picture.place, side));
+  const frame = element(
+    "div",
+    { class: "graph-frame" },
+    controls.place,
+    tokens.place,
+    element("div", { class: "desk" }, picture.place, side),
+  );
   root.append(element("h1", { class: "unseen" }, "Graph"), frame, table);
 
   const groups = new Groups();
@@ -53,7 +67,8 @@ export function open(root, parameters) {
       return;
     }
     const mine = ++turn;
-    const still = model && key && JSON.parse(key).kind === wanted.kind && JSON.parse(key).of === wanted.of ? (given.select ?? null) : null;
+    const still =
+      model && key && JSON.parse(key).kind === wanted.kind && JSON.parse(key).of === wanted.of ? (given.select ?? null) : null;
     key = next;
     say("Reading the graph …");
     try {
@@ -84,7 +99,11 @@ export function open(root, parameters) {
     const at = (given.at ?? "").split(",").map(Number);
     const placed = at.length === 3 && at.every(Number.isFinite) && at[2] > 0;
     const kept = still && before.has(still) && model.nodes.has(still) ? still : null;
-    picture.show(model, columns, { still: kept, at: placed && !kept ? { x: at[0], y: at[1], z: at[2] } : null, select: given.select ?? null });
+    picture.show(model, columns, {
+      still: kept,
+      at: placed && !kept ? { x: at[0], y: at[1], z: at[2] } : null,
+      select: given.select ?? null,
+    });
     tokens.show(wanted, model, given.select);
     fill(rows, [...model.edges.values()].sort(byEnds).map(edgeRow));
     tell();
@@ -93,13 +112,23 @@ export function open(root, parameters) {
   };
 
   const dress = () => {
-    const top = OPEN_ENDED.includes(wanted.measure) ? Math.max(...[...model.edges.values()].map((edge) => edge.value ?? 0), 1e-9) : 1;
+    const top = OPEN_ENDED.includes(wanted.measure)
+      ? Math.max(...[...model.edges.values()].map((edge) => edge.value ?? 0), 1e-9)
+      : 1;
     styles(model, groups.colors(model), top);
-    fill(legend, groups.legend(model), element("span", { class: "quiet" }, `width: ${measureName(wanted.measure)} · opacity: certainty · size: density`));
+    fill(
+      legend,
+      groups.legend(model),
+      element("span", { class: "quiet" }, `width: ${measureName(wanted.measure)} · opacity: certainty · size: density`),
+    );
   };
 
   const tell = () => {
-    if (!model.nodes.size) return say(isEmpty() ? nothing() : "Nothing to show: no pair has such a value. Lower “at least”, or take another measure.", true);
+    if (!model.nodes.size)
+      return say(
+        isEmpty() ? nothing() : "Nothing to show: no pair has such a value. Lower “at least”, or take another measure.",
+        true,
+      );
     const parts = [`${plural(model.nodes.size, "feature")}, ${plural(model.edges.size, "edge")}`];
     if (model.left) parts.push(`${count(model.left)} more left out`);
     if (model.note) parts.push(model.note);
@@ -150,8 +179,21 @@ export function open(root, parameters) {
     const expand = (now.expand ?? "").split(",").filter(Boolean);
     refill(
       shown.tools,
-      expand.includes(feature) ? element("button", { type: "button", onclick: () => change({ expand: expand.filter((one) => one !== feature).join(",") }) }, "Collapse") : null,
-      element("button", { type: "button", onclick: () => go({ ...now, start: `feature:${feature}`, expand: null, at: null, token: null, prompt: null }) }, "Start here"),
+      expand.includes(feature)
+        ? element(
+            "button",
+            { type: "button", onclick: () => change({ expand: expand.filter((one) => one !== feature).join(",") }) },
+            "Collapse",
+          )
+        : null,
+      element(
+        "button",
+        {
+          type: "button",
+          onclick: () => go({ ...now, start: `feature:${feature}`, expand: null, at: null, token: null, prompt: null }),
+        },
+        "Start here",
+      ),
       element("button", { type: "button", class: "close", "aria-label": "Close the panel", onclick: shown.leave }, "✕"),
     );
     shown.show(feature, wanted.measure, wanted.rank === "lower" ? null : wanted.rank);
@@ -172,22 +214,42 @@ export function open(root, parameters) {
     },
     picture: () => {
       if (!model?.nodes.size) return null;
-      const { width, height, group } = drawing(model, columns, `saestream · ${measureName(wanted.measure)} · ${count(model.snapshot?.tokens)} tokens`);
+      const { width, height, group } = drawing(
+        model,
+        columns,
+        `saestream · ${measureName(wanted.measure)} · ${count(model.snapshot?.tokens)} tokens`,
+      );
       return sheet(width, height, group);
     },
     tables: () => (model ? [edgesTable(model, wanted), nodesTable(model), ...(shown?.tables() ?? [])] : []),
   };
 }
 
-const first = () => new Promise((done, failed) => {
-  const began = performance.now();
-  const look = () => (run.status ? done(run.status.pairs) : run.problem ? failed(new Error(run.problem)) : performance.now() - began > 15_000 ? failed(new Error("The server does not answer.")) : setTimeout(look, 50));
-  look();
-});
+const first = () =>
+  new Promise((done, failed) => {
+    const began = performance.now();
+    const look = () =>
+      run.status
+        ? done(run.status.pairs)
+        : run.problem
+          ? failed(new Error(run.problem))
+          : performance.now() - began > 15_000
+            ? failed(new Error("The server does not answer."))
+            : setTimeout(look, 50);
+    look();
+  });
 
-const nothing = () => element("span", {}, "Nothing has been counted yet. Send some text first, on the ", element("a", { href: "/" }, "overview"), ".");
+const nothing = () =>
+  element("span", {}, "Nothing has been counted yet. Send some text first, on the ", element("a", { href: "/" }, "overview"), ".");
 
-const headRow = () => element("tr", {}, ...["from", "to", "value", "95 % from", "both on"].map((name, at) => element("th", { scope: "col", class: at > 1 ? "end" : null }, name)));
+const headRow = () =>
+  element(
+    "tr",
+    {},
+    ...["from", "to", "value", "95 % from", "both on"].map((name, at) =>
+      element("th", { scope: "col", class: at > 1 ? "end" : null }, name),
+    ),
+  );
 
 function edgeRow(edge) {
   const name = (feature) => element("td", {}, element("a", { href: featureLink(feature) }, feature));
@@ -198,11 +260,31 @@ function edgeRow(edge) {
 const edgesTable = (model, wanted) => ({
   name: "Edges",
   columns: ["up", "down", "measure", "value", "lower", "upper", "status", "joint", "gate", "negated", "tokens"],
-  rows: [...model.edges.values()].sort(byEnds).map((edge) => [edge.up, edge.down, wanted.measure, edge.value, edge.lower, edge.upper, edge.status, edge.joint, edge.gate, edge.gate ? String(edge.negated) : null, model.snapshot?.tokens ?? null]),
+  rows: [...model.edges.values()]
+    .sort(byEnds)
+    .map((edge) => [
+      edge.up,
+      edge.down,
+      wanted.measure,
+      edge.value,
+      edge.lower,
+      edge.upper,
+      edge.status,
+      edge.joint,
+      edge.gate,
+      edge.gate ? String(edge.negated) : null,
+      model.snapshot?.tokens ?? null,
+    ]),
 });
 
 const nodesTable = (model) => ({
   name: "Nodes",
   columns: ["feature", "layer", "density", "community", "activation"],
-  rows: [...model.nodes.values()].map((node) => [node.feature, node.layer, node.density, node.community ?? null, node.activation ?? null]),
+  rows: [...model.nodes.values()].map((node) => [
+    node.feature,
+    node.layer,
+    node.density,
+    node.community ?? null,
+    node.activation ?? null,
+  ]),
 });

@@ -21,7 +21,10 @@ export function certainty(target) {
       .filter((layer) => first.has(layer.layer))
       .flatMap((layer) => {
         const wanted = Math.min(OF_LAYER, layer.features);
-        return Array.from({ length: wanted }, (_, place) => `${layer.layer}:${Math.floor(((place + 0.5) * layer.features) / wanted)}`);
+        return Array.from(
+          { length: wanted },
+          (_, place) => `${layer.layer}:${Math.floor(((place + 0.5) * layer.features) / wanted)}`,
+        );
       });
     let certain = 0;
     let lists = 0;

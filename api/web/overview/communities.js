@@ -31,7 +31,10 @@ export function communities() {
     list.replaceChildren(...answer.items.map(row));
     if (!answer.items.length) list.replaceChildren(element("li", {}, empty("None yet: too few pairs are similar enough.")));
     const agree = answer.agreement.adjusted_mutual_information;
-    const halves = agree === null ? (answer.agreement.reason ?? "") : `The two halves of the documents agree on them to ${estimate(agree)} (adjusted mutual information; 1: the same).`;
+    const halves =
+      agree === null
+        ? (answer.agreement.reason ?? "")
+        : `The two halves of the documents agree on them to ${estimate(agree)} (adjusted mutual information; 1: the same).`;
     told.textContent = `${plural(answer.total, "community", "communities")} of features that fire together across layers; most stable first. ${halves}`;
   };
   return { place, moved, tables: () => (answer?.items.length ? [table(answer)] : []) };
@@ -43,12 +46,28 @@ const row = (one) =>
     {},
     element("a", { class: "id", href: address({ view: "graph", start: `community:${one.id}` }) }, one.id),
     element("span", {}, `${plural(one.size, "feature")}, layers ${one.span.first}–${one.span.last}`),
-    element("span", { class: "quiet", title: "best overlap (Jaccard) with a community of either half" }, one.stability?.mean === undefined ? "" : `stability ${estimate(one.stability.mean)}`),
-    element("span", { class: "members" }, ...one.top.slice(0, 3).flatMap((feature, at) => [at ? " " : "", element("a", { href: featureLink(feature) }, feature)])),
+    element(
+      "span",
+      { class: "quiet", title: "best overlap (Jaccard) with a community of either half" },
+      one.stability?.mean === undefined ? "" : `stability ${estimate(one.stability.mean)}`,
+    ),
+    element(
+      "span",
+      { class: "members" },
+      ...one.top.slice(0, 3).flatMap((feature, at) => [at ? " " : "", element("a", { href: featureLink(feature) }, feature)]),
+    ),
   );
 
 const table = (answer) => ({
   name: "Communities",
   columns: ["id", "size", "first_layer", "last_layer", "density", "stability", "top"],
-  rows: answer.items.map((one) => [one.id, one.size, one.span.first, one.span.last, one.density, one.stability?.mean ?? null, one.top.join(" ")]),
+  rows: answer.items.map((one) => [
+    one.id,
+    one.size,
+    one.span.first,
+    one.span.last,
+    one.density,
+    one.stability?.mean ?? null,
+    one.top.join(" "),
+  ]),
 });

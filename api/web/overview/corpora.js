@@ -5,7 +5,14 @@ import { count, plural } from "../format.js";
 import { query, send } from "../http.js";
 import { refresh, run } from "../run.js";
 
-const TYPES = { txt: "text/plain", md: "text/plain", rst: "text/plain", jsonl: "application/x-ndjson", ndjson: "application/x-ndjson", parquet: "application/vnd.apache.parquet" };
+const TYPES = {
+  txt: "text/plain",
+  md: "text/plain",
+  rst: "text/plain",
+  jsonl: "application/x-ndjson",
+  ndjson: "application/x-ndjson",
+  parquet: "application/vnd.apache.parquet",
+};
 
 export function corpora(root) {
   const list = element("ul", { class: "corpora" });
@@ -17,14 +24,26 @@ export function corpora(root) {
     { class: "start", "aria-label": "What to do next", hidden: true },
     element("h2", {}, "Nothing has been counted yet"),
     element("p", {}, "Drop a text file on this page, or send one from a terminal. The numbers appear here while it is read."),
-    element("pre", {}, element("code", {}, `curl --data-binary @text.txt -H 'Content-Type: text/plain' '${location.origin}/v1/corpora?name=mine'`)),
+    element(
+      "pre",
+      {},
+      element("code", {}, `curl --data-binary @text.txt -H 'Content-Type: text/plain' '${location.origin}/v1/corpora?name=mine'`),
+    ),
     element("button", { type: "button", class: "primary", onclick: () => zone.pick() }, "Choose a file …"),
   );
   const show = () => list.replaceChildren(...(run.corpora ?? []).map(row));
   const table = () => ({
     name: "Corpora",
     columns: ["corpus", "state", "documents", "documents_counted", "tokens_counted", "tokens_set_aside", "bytes"],
-    rows: (run.corpora ?? []).map((one) => [one.name, one.state, one.documents, one.documents_counted, one.tokens_counted, one.set_aside.tokens, one.bytes]),
+    rows: (run.corpora ?? []).map((one) => [
+      one.name,
+      one.state,
+      one.documents,
+      one.documents_counted,
+      one.tokens_counted,
+      one.set_aside.tokens,
+      one.bytes,
+    ]),
   });
   return { place, hint, show, table };
 }
@@ -37,15 +56,35 @@ function row(corpus) {
   return element(
     "li",
     {},
-    element("div", { class: "row" }, element("b", {}, corpus.name), element("span", { class: corpus.state === "failed" ? "fault" : "quiet" }, corpus.state)),
+    element(
+      "div",
+      { class: "row" },
+      element("b", {}, corpus.name),
+      element("span", { class: corpus.state === "failed" ? "fault" : "quiet" }, corpus.state),
+    ),
     bar(corpus.documents ? corpus.documents_counted / corpus.documents : 0, `${corpus.name}: ${done}`),
     element("small", {}, details.join(" · ")),
   );
 }
 
 function sending(root, said) {
-  const name = element("input", { "aria-label": "corpus name", placeholder: "corpus name", maxlength: 64, pattern: "[A-Za-z0-9._\\-]+", title: "letters, digits, dots, dashes, underscores" });
-  const file = element("input", { type: "file", multiple: true, class: "unseen", tabindex: -1, "aria-label": "files to send", accept: Object.keys(TYPES).map((end) => `.${end}`).join(",") });
+  const name = element("input", {
+    "aria-label": "corpus name",
+    placeholder: "corpus name",
+    maxlength: 64,
+    pattern: "[A-Za-z0-9._\\-]+",
+    title: "letters, digits, dots, dashes, underscores",
+  });
+  const file = element("input", {
+    type: "file",
+    multiple: true,
+    class: "unseen",
+    tabindex: -1,
+    "aria-label": "files to send",
+    accept: Object.keys(TYPES)
+      .map((end) => `.${end}`)
+      .join(","),
+  });
   const pick = () => file.click();
   const form = element(
     "div",
@@ -83,10 +122,16 @@ async function upload(file, name, said) {
   const type = TYPES[file.name.split(".").pop().toLowerCase()];
   if (!type) {
     line.className = "fault";
-    line.textContent = `${file.name}: its name must end in ${Object.keys(TYPES).map((end) => `.${end}`).join(", ")}`;
+    line.textContent = `${file.name}: its name must end in ${Object.keys(TYPES)
+      .map((end) => `.${end}`)
+      .join(", ")}`;
     return;
   }
-  const own = file.name.replace(/\.[^.]*$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").slice(0, 64) || "text";
+  const own =
+    file.name
+      .replace(/\.[^.]*$/, "")
+      .replace(/[^A-Za-z0-9._-]+/g, "-")
+      .slice(0, 64) || "text";
   try {
     const taken = await send(`/v1/corpora?${query({ name: name.value.trim() || own })}`, file, type);
     line.textContent = `${file.name}: ${plural(taken.documents, "document")} taken into ${taken.corpus}`;

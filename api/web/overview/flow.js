@@ -40,7 +40,9 @@ export function flow(parameters) {
     refill(
       controls,
       choice("passes by", RATIOS, asked.measure, (measure) => change({ measure: measure === "pearson" ? null : measure })),
-      number("at least", asked.threshold, { min: 0, max: 1, step: "any" }, (value) => change({ threshold: value === 0.4 ? null : value })),
+      number("at least", asked.threshold, { min: 0, max: 1, step: "any" }, (value) =>
+        change({ threshold: value === 0.4 ? null : value }),
+      ),
       among(asked.among, (value) => change({ among: value === "live" ? null : value })),
     );
     load();
@@ -56,14 +58,22 @@ const settings = (given) => ({
 });
 
 function among(value, change) {
-  const button = (of, text) => element("button", { type: "button", "aria-pressed": String(of === value), onclick: () => change(of) }, text);
-  return element("div", { class: "switch", role: "group", "aria-label": "features counted" }, button("live", "live features"), button("all", "all"));
+  const button = (of, text) =>
+    element("button", { type: "button", "aria-pressed": String(of === value), onclick: () => change(of) }, text);
+  return element(
+    "div",
+    { class: "switch", role: "group", "aria-label": "features counted" },
+    button("live", "live features"),
+    button("all", "all"),
+  );
 }
 
 function sentence(answer, { among, measure, threshold }) {
   const rule = `A feature passes when one in the next layer has ${measureName(measure)} ≥ ${threshold} with it.`;
   const dead = among === "all" ? " Dead features have no partner, so they end and begin in every layer." : "";
-  const open = answer.lists.undecided ? ` ${plural(answer.lists.undecided, "feature")} may have a partner outside of the published lists.` : "";
+  const open = answer.lists.undecided
+    ? ` ${plural(answer.lists.undecided, "feature")} may have a partner outside of the published lists.`
+    : "";
   return `${rule}${dead}${open} As of ${count(answer.snapshot.tokens)} tokens.`;
 }
 
@@ -71,9 +81,30 @@ function table(answer) {
   const groups = ["passed", "disappeared", "passed_into", "appeared"];
   return {
     name: "Flow",
-    columns: ["up", "down", "measure", "threshold", "live_up", "live_down", "features_up", "features_down", ...groups.flatMap((of) => [of, `${of}_share_live`, `${of}_share_all`]), "hidden", "tokens"],
+    columns: [
+      "up",
+      "down",
+      "measure",
+      "threshold",
+      "live_up",
+      "live_down",
+      "features_up",
+      "features_down",
+      ...groups.flatMap((of) => [of, `${of}_share_live`, `${of}_share_all`]),
+      "hidden",
+      "tokens",
+    ],
     rows: answer.pairs.map((pair) => [
-      ...[pair.up.layer, pair.down.layer, answer.measure, answer.threshold, pair.up.live, pair.down.live, pair.up.features, pair.down.features],
+      ...[
+        pair.up.layer,
+        pair.down.layer,
+        answer.measure,
+        answer.threshold,
+        pair.up.live,
+        pair.down.live,
+        pair.up.features,
+        pair.down.features,
+      ],
       ...groups.flatMap((of) => [pair[of].all.count, pair[of].live.share, pair[of].all.share]),
       ...[pair.hidden.hidden?.count ?? null, answer.snapshot.tokens],
     ]),
@@ -112,39 +143,82 @@ function draw(answer, of, width) {
     const band = `M${left} ${top}C${left + bend} ${top} ${right - bend} ${top} ${right} ${top}V${top + b}C${right - bend} ${top + b} ${left + bend} ${top + a} ${left} ${top + a}Z`;
     const reach = Math.min(bend * 0.82, 62);
     const names = `layer ${pair.up.layer} → ${pair.down.layer}`;
-    const line = (word, group) => `${count(group[of].count)} ${word}, ${share(group[of].share)} of ${of === "live" ? "live features" : "all features"}`;
+    const line = (word, group) =>
+      `${count(group[of].count)} ${word}, ${share(group[of].share)} of ${of === "live" ? "live features" : "all features"}`;
     chart.append(
-      told(svg("path", { class: "band", d: band }), names, line(`of layer ${pair.up.layer} pass`, pair.passed), line(`of layer ${pair.down.layer} are passed into`, pair.passed_into)),
-      told(svg("path", { class: "ends", d: `M${left} ${top + a}h${reach}V${top + rows[0]}h${-reach}Z` }), names, line("disappear", pair.disappeared), ...hidden(pair)),
-      told(svg("path", { class: "begins", d: `M${right} ${top + b}h${-reach}V${top + rows[1]}h${reach}Z` }), names, line("appear", pair.appeared)),
+      told(
+        svg("path", { class: "band", d: band }),
+        names,
+        line(`of layer ${pair.up.layer} pass`, pair.passed),
+        line(`of layer ${pair.down.layer} are passed into`, pair.passed_into),
+      ),
+      told(
+        svg("path", { class: "ends", d: `M${left} ${top + a}h${reach}V${top + rows[0]}h${-reach}Z` }),
+        names,
+        line("disappear", pair.disappeared),
+        ...hidden(pair),
+      ),
+      told(
+        svg("path", { class: "begins", d: `M${right} ${top + b}h${-reach}V${top + rows[1]}h${reach}Z` }),
+        names,
+        line("appear", pair.appeared),
+      ),
     );
-    if (step > 42) chart.append(svg("text", { class: "passes", x: (left + right) / 2, y: top + Math.min(a, b) / 2 + 4, "text-anchor": "middle" }, share(pair.passed[of].share)));
+    if (step > 42)
+      chart.append(
+        svg(
+          "text",
+          { class: "passes", x: (left + right) / 2, y: top + Math.min(a, b) / 2 + 4, "text-anchor": "middle" },
+          share(pair.passed[of].share),
+        ),
+      );
   });
   columns.forEach((layer, at) => {
     const x = at * step;
     chart.append(svg("rect", { class: "layer", x, y: top, width: thick, height: tall(layer[size]), rx: 2 }));
     const anchor = at === 0 ? "start" : at === columns.length - 1 ? "end" : "middle";
     const middle = anchor === "start" ? x : anchor === "end" ? x + thick : x + thick / 2;
-    chart.append(svg("text", { class: "name", x: middle, y: 16, "text-anchor": anchor }, width < 560 ? String(layer.layer) : `layer ${layer.layer}`));
-    chart.append(svg("text", { class: "tick quiet", x: middle, y: top + tall(layer[size]) + 17, "text-anchor": anchor }, count(layer[size])));
+    chart.append(
+      svg(
+        "text",
+        { class: "name", x: middle, y: 16, "text-anchor": anchor },
+        width < 560 ? String(layer.layer) : `layer ${layer.layer}`,
+      ),
+    );
+    chart.append(
+      svg("text", { class: "tick quiet", x: middle, y: top + tall(layer[size]) + 17, "text-anchor": anchor }, count(layer[size])),
+    );
   });
   chart.append(legend());
   return chart;
 }
 
-const hidden = (pair) => (pair.hidden.hidden ? [`${count(pair.hidden.hidden.count)} of those are hidden in the next SAE's error`] : []);
+const hidden = (pair) =>
+  pair.hidden.hidden ? [`${count(pair.hidden.hidden.count)} of those are hidden in the next SAE's error`] : [];
 
 function fades() {
   const fade = (id, name, from, to) =>
-    svg("linearGradient", { id, class: name }, svg("stop", { offset: 0, "stop-opacity": from }), svg("stop", { offset: 1, "stop-opacity": to }));
+    svg(
+      "linearGradient",
+      { id, class: name },
+      svg("stop", { offset: 0, "stop-opacity": from }),
+      svg("stop", { offset: 1, "stop-opacity": to }),
+    );
   return svg("defs", {}, fade("fade-ends", "lost", 0.55, 0), fade("fade-begins", "born", 0, 0.55));
 }
 
 function legend() {
   const group = svg("g", { class: "legend" });
   let x = 0;
-  for (const [kind, text] of [["band", "passes"], ["ends solid", "disappears"], ["begins solid", "appears"]]) {
-    group.append(svg("rect", { class: kind, x, y: HEIGHT - 12, width: 10, height: 10, rx: 2 }), svg("text", { class: "tick quiet", x: x + 15, y: HEIGHT - 3 }, text));
+  for (const [kind, text] of [
+    ["band", "passes"],
+    ["ends solid", "disappears"],
+    ["begins solid", "appears"],
+  ]) {
+    group.append(
+      svg("rect", { class: kind, x, y: HEIGHT - 12, width: 10, height: 10, rx: 2 }),
+      svg("text", { class: "tick quiet", x: x + 15, y: HEIGHT - 3 }, text),
+    );
     x += 15 + 6.6 * text.length + 18;
   }
   return group;

@@ -11,7 +11,12 @@ import { flow } from "./flow.js";
 
 export function open(root, parameters) {
   const hero = now();
-  const parts = { flow: flow(parameters), curves: convergence(parameters), groups: communities(), certain: certainty(hero.certain) };
+  const parts = {
+    flow: flow(parameters),
+    curves: convergence(parameters),
+    groups: communities(),
+    certain: certainty(hero.certain),
+  };
   const texts = corpora(root);
   const dead = layers();
   root.append(
@@ -50,7 +55,11 @@ function now() {
   const spark = element("div", { class: "spark", role: "img", "aria-label": "tokens per second over the last minutes" });
   const names = ["state", "tokens per second", "waiting", "snapshot", "checkpoint"];
   const shown = Object.fromEntries(names.map((name) => [name, element("dd", {}, "–")]));
-  const certain = element("dd", { title: "lists of neighbours, sampled evenly over all layers, whose first place no other feature can overtake (95 %)" }, "–");
+  const certain = element(
+    "dd",
+    { title: "lists of neighbours, sampled evenly over all layers, whose first place no other feature can overtake (95 %)" },
+    "–",
+  );
   const figure = (name, value) => element("div", {}, element("dt", {}, name), value);
   const place = element(
     "section",
@@ -70,7 +79,10 @@ function now() {
     put(big, snapshot ? count(snapshot.tokens) : status ? count(status.tokens) : "–");
     if (!status) return;
     const calibration = status.state === "calibrating" ? status.calibration : null;
-    put(shown.state, calibration ? `calibrating: ${count(calibration.tokens)} of ${count(calibration.calibration_tokens)} tokens` : status.state);
+    put(
+      shown.state,
+      calibration ? `calibrating: ${count(calibration.tokens)} of ${count(calibration.calibration_tokens)} tokens` : status.state,
+    );
     put(shown["tokens per second"], count(status.tokens_per_second));
     put(shown.waiting, status.queue_tokens ? plural(status.queue_tokens, "token") : "nothing");
     const most = Math.max(1, ...run.rates);
@@ -84,12 +96,22 @@ function now() {
 // Dead features, layer by layer.
 function layers() {
   const body = element("tbody");
-  const head = element("tr", {}, ...[["layer"], ["hook point"], ["never fired", "end"], ["of", "end"]].map(([name, side]) => element("th", { class: side, scope: "col" }, name)));
+  const head = element(
+    "tr",
+    {},
+    ...[["layer"], ["hook point"], ["never fired", "end"], ["of", "end"]].map(([name, side]) =>
+      element("th", { class: side, scope: "col" }, name),
+    ),
+  );
   const place = section(
     "Dead features",
     { class: "dead" },
     element("div", { class: "scroll" }, element("table", {}, element("thead", {}, head), body)),
-    element("p", { class: "note" }, "Features that have not fired on any token so far. They stay out of every share among live features."),
+    element(
+      "p",
+      { class: "note" },
+      "Features that have not fired on any token so far. They stay out of every share among live features.",
+    ),
   );
   const show = () => {
     if (!run.status) return;
@@ -104,7 +126,15 @@ function layers() {
           element(
             "td",
             { class: "end" },
-            element("div", { class: "dead-bar" }, bar((layer.dead ?? 0) / most, layer.dead === null ? "not known yet" : `${share(layer.dead / layer.features)} of layer ${layer.layer}`), element("span", {}, count(layer.dead))),
+            element(
+              "div",
+              { class: "dead-bar" },
+              bar(
+                (layer.dead ?? 0) / most,
+                layer.dead === null ? "not known yet" : `${share(layer.dead / layer.features)} of layer ${layer.layer}`,
+              ),
+              element("span", {}, count(layer.dead)),
+            ),
           ),
           element("td", { class: "end quiet" }, count(layer.features)),
         ),
