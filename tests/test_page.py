@@ -85,6 +85,8 @@ def test_a_feature_that_is_looked_at_follows_the_count(sight: Sight, engine: tup
     page = sight.open("/?feature=1:3")
     expect(page.locator(".panel h1")).to_have_text("1:3")
     expect(page.locator(".panel .figures")).to_contain_text(f"{int(counting.state.marginals[1].count[3]):,} tokens")
+    link = page.get_by_role("link", name="Neuronpedia")
+    expect(link).to_have_attribute("href", "https://www.neuronpedia.org/tiny/1-res/3")
     time.sleep(3)  # it is read again at most every three seconds
     counting.count(200)
     counting.publish()

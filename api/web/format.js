@@ -25,7 +25,7 @@ export function share(value) {
   if (value === null || value === undefined) return "–";
   if (value < 0) return `−${share(-value)}`;
   const percent = 100 * value;
-  return `${percent === 0 || percent >= 10 ? percent.toFixed(0) : percent >= 0.01 ? percent.toFixed(2) : percent.toExponential(1)} %`;
+  return `${percent === 0 || percent >= 10 ? percent.toFixed(0) : percent >= 0.01 ? percent.toFixed(2) : percent.toExponential(1)}\u00a0%`; // not broken before the sign
 }
 
 export function ago(seconds) {

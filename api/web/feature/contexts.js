@@ -85,7 +85,7 @@ export function context(found, mark, told = null) {
         ...(open ? words(0, tokens.length, true) : [from > 0 ? "…" : "", ...words(from, to, false), to < tokens.length ? "…" : ""]),
       );
     });
-    small.append(" · ", more);
+    small.append(element("span", { "data-tool": true }, " · ", more));
   }
   return element("div", { class: "context" }, small, line);
 }

@@ -100,7 +100,7 @@ function draw({ feature, bins, side, value, measure }, width) {
           {
             class: "tick own",
             x: Math.min(Math.max(1 + (at + 0.5) * step, 16), width - 16),
-            y: BASE - tall - 5,
+            y: BASE - Math.max(...side.counts.slice(Math.max(0, at - 1), at + 2)) * ((BASE - 16) / most) - 5, // clear of its neighbours
             "text-anchor": "middle",
           },
           feature,

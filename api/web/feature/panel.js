@@ -136,7 +136,7 @@ export function panel(root, links) {
       } else if (run.snapshot?.version !== seen && performance.now() - at >= AGAIN_MS) load(record !== null);
     },
     close: () => abort?.abort(),
-    tables: () => (record ? [summary(record), ...parts.flatMap((part) => part.tables?.() ?? [])] : []),
+    tables: () => [...(record ? [summary(record)] : []), ...parts.flatMap((part) => part.tables?.() ?? [])],
     measure: () => measureName(looked.measure),
   };
 }

@@ -1,7 +1,7 @@
 // From what was asked for to a graph, by the routes that there are: neighbours, most certain pairs, communities, gates, lineages, and a
 // prompt that the engine runs.
 
-import { BOUNDED, isFeature, MEASURES, OPEN_ENDED, known, measureName, pathOf } from "../format.js";
+import { BOUNDED, isFeature, MEASURES, OPEN_ENDED, known, pathOf } from "../format.js";
 import { query, read, send } from "../http.js";
 import { Model } from "./model.js";
 
@@ -152,8 +152,7 @@ async function community(model, wanted, reads) {
   model.from(answer.snapshot);
   for (const one of answer.features) model.node(one.feature, { density: one.density, community: answer.id });
   for (const one of answer.edges) model.edge(one.up, one.down, { value: one.value, lower: one.lower });
-  model.note =
-    answer.measure && answer.measure !== wanted.measure ? `edges by ${measureName(answer.measure)}, as the communities are` : null;
+  model.note = wanted.measure === "jaccard" ? null : "communities, and the edges in them, are by Jaccard";
 }
 
 async function gate(model, wanted, reads) {

@@ -10,7 +10,8 @@ export function pointers(place, { pan, zoom, hover }) {
     return { x: event.clientX - box.left, y: event.clientY - box.top };
   };
   place.addEventListener("pointerdown", (event) => {
-    if (event.target.closest(".zoom") || (event.target.closest(".node") && event.pointerType === "mouse")) return;
+    const pressed = event.target.closest("a, button"); // what captures the pointer takes their click away
+    if (pressed && !(pressed.matches(".node") && event.pointerType !== "mouse")) return;
     down.set(event.pointerId, here(event));
     if (!event.target.closest(".node")) place.setPointerCapture(event.pointerId);
   });
