@@ -43,6 +43,14 @@ export function freshness() {
   return busy && old !== null && old > 3 * status.publish_interval + 2 ? "stale" : "live";
 }
 
+// The status, as soon as there is one: layers and layer pairs are in it.
+export const described = () =>
+  run.status
+    ? Promise.resolve(run.status)
+    : new Promise((done) => {
+        const stop = watch(() => run.status && (stop(), done(run.status)));
+      });
+
 // Nothing has been counted and nothing has arrived: the page says what to do next.
 export const isEmpty = () => run.status !== null && run.status.tokens === 0 && run.corpora?.length === 0;
 

@@ -2,10 +2,10 @@
 // bars say how often it does. Full bars in tinted rows and empty ones elsewhere: the gate is right.
 
 import { bar, element, empty } from "../dom.js";
-import { count, estimate, pathOf, plural, share } from "../format.js";
+import { count, estimate, layerOf, pathOf, plural, share } from "../format.js";
 import { query, read } from "../http.js";
 import { address } from "../route.js";
-import { run } from "../run.js";
+import { described } from "../run.js";
 import { context } from "./contexts.js";
 
 const FIRST = 2; // gates shown open; the rest opens on demand
@@ -21,15 +21,20 @@ export function gates(links) {
   const list = element("div", { class: "gates" });
   const place = element("section", { class: "part", "aria-label": "Gates" }, element("h2", {}, "Gates"), list);
   let answer = null;
+  let turn = 0;
   const load = async ({ feature }, signal) => {
-    const layer = Number(feature.split(":")[0]);
-    if (run.status && !run.status.pairs.some(([, down]) => down === layer)) {
+    const mine = ++turn;
+    const layer = layerOf(feature);
+    const { pairs } = await described();
+    if (mine !== turn) return;
+    if (!pairs.some(([, down]) => down === layer)) {
       answer = null;
       list.replaceChildren(empty("Its layer has no earlier one, so it is no gate of any."));
       return;
     }
     try {
       const found = await read(`${pathOf(feature)}/gates?cells=true`, signal);
+      if (mine !== turn) return;
       const same = answer?.feature === feature && JSON.stringify(answer.items) === JSON.stringify(found.items);
       answer = found;
       if (same) return; // what is open stays open

@@ -4,7 +4,7 @@ import { note, responsive } from "../charts.js";
 import { element, empty, svg } from "../dom.js";
 import { estimate, layerOf, measureName, pathOf, plural } from "../format.js";
 import { query, read, recent } from "../http.js";
-import { run } from "../run.js";
+import { described } from "../run.js";
 
 const HEIGHT = 120;
 const BASE = HEIGHT - 20;
@@ -28,7 +28,8 @@ export function histogram() {
     shown = null;
     told.textContent = "";
     const layer = layerOf(feature);
-    const pairs = run.status?.pairs ?? [];
+    const { pairs } = await described();
+    if (mine !== turn) return;
     const later = pairs.find(([up]) => up === layer);
     const pair = later ?? pairs.find(([, down]) => down === layer);
     chart.replaceChildren(empty(pair ? "Reading the histogram …" : "Its layer is in no pair."));

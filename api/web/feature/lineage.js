@@ -5,7 +5,7 @@ import { element, empty, svg } from "../dom.js";
 import { count, estimate } from "../format.js";
 import { recent } from "../http.js";
 import { address } from "../route.js";
-import { run } from "../run.js";
+import { described, run } from "../run.js";
 
 const HEIGHT = 92;
 const Y = 40;
@@ -25,7 +25,7 @@ export function lineage(links) {
     told.replaceChildren();
     strip.replaceChildren(empty("Reading the lineages …"));
     try {
-      const answer = await recent(`/v1/lineages?feature=${feature}`, SECONDS);
+      const [answer] = await Promise.all([recent(`/v1/lineages?feature=${feature}`, SECONDS), described()]);
       if (mine !== feature) return;
       found = answer.items[0] ?? null;
       redraw ? redraw() : (redraw = responsive(strip, (width) => draw(found, feature, links, width)));

@@ -4,7 +4,7 @@ import { intervalBar, scaleOf } from "../bars.js";
 import { element, empty } from "../dom.js";
 import { count, estimate, layerOf, measureName, OPEN_ENDED, pathOf, share } from "../format.js";
 import { query, read } from "../http.js";
-import { run } from "../run.js";
+import { described } from "../run.js";
 
 const SHOWN = 8;
 
@@ -12,11 +12,13 @@ export function neighbors(links) {
   const both = element("div", { class: "both" });
   const place = element("section", { class: "part", "aria-label": "Neighbours" }, both);
   let answers = [];
+  let turn = 0;
   const load = async ({ feature, measure, rank }, signal) => {
+    const mine = ++turn;
     const layer = layerOf(feature);
-    const pairs = run.status?.pairs ?? null;
+    const { pairs } = await described();
     const one = (direction, side) => {
-      if (pairs && !pairs.some((pair) => pair[side] === layer)) return null;
+      if (!pairs.some((pair) => pair[side] === layer)) return null;
       return read(`${pathOf(feature)}/neighbors?${query({ direction, measure, k: SHOWN, rank })}`, signal);
     };
     const [up, down] = await Promise.all([one("upstream", 1), one("downstream", 0)]).catch((error) => {
@@ -24,7 +26,7 @@ export function neighbors(links) {
       both.replaceChildren(empty(error.message));
       return [undefined, undefined];
     });
-    if (up === undefined) return;
+    if (up === undefined || mine !== turn) return;
     answers = [up, down].filter(Boolean);
     const scale = scaleOf(
       answers.flatMap((answer) => answer.neighbors),
