@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,14 +41,12 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Engine]]:
     """A run with 600 tokens published and one corpus."""
-    with api_process(tmp_path_factory.mktemp("page")) as (api, _), analysis(api.settings):
-        engine = Engine(api.settings)
+    with api_process(tmp_path_factory.mktemp("page")) as (api, _), analysis(api.settings), closing(Engine(api.settings)) as engine:
         for _ in range(3):
             engine.count()
         api.post("/v1/corpora", b'{"text": "a"}\n{"text": "b"}\n', "application/x-ndjson", name="first-corpus")
         engine.publish()
         yield api, engine
-        engine.close()
 
 
 @pytest.fixture
@@ -144,8 +142,7 @@ def test_an_address_with_nonsense_for_settings_shows_the_defaults(sight: Sight) 
 
 
 def test_a_lost_connection_is_said_and_comes_back_by_itself(tmp_path: Path, browser: Browser) -> None:
-    with api_process(tmp_path) as (api, redis):
-        engine = Engine(api.settings)
+    with api_process(tmp_path) as (api, redis), closing(Engine(api.settings)) as engine:
         engine.count()
         engine.publish()
         sight = Sight(browser, api.url)
@@ -160,12 +157,10 @@ def test_a_lost_connection_is_said_and_comes_back_by_itself(tmp_path: Path, brow
         expect(page.locator("#tokens")).to_have_text("300")
         expect(page.locator(".panel .figures")).to_contain_text(f"{int(engine.state.marginals[1].count[3]):,} tokens")
         sight.close()
-        engine.close()
 
 
 def test_a_server_that_restarts_under_the_page_is_found_again(tmp_path: Path, browser: Browser) -> None:
-    with api_process(tmp_path) as (api, _):
-        engine = Engine(api.settings)
+    with api_process(tmp_path) as (api, _), closing(Engine(api.settings)) as engine:
         engine.count()
         engine.publish()
         sight = Sight(browser, api.url)
@@ -188,7 +183,6 @@ def test_a_server_that_restarts_under_the_page_is_found_again(tmp_path: Path, br
         finally:
             again.stop()
             sight.close()
-            engine.close()
 
 
 def test_numbers_that_have_not_moved_while_text_is_counted_are_called_old(sight: Sight, engine: tuple[Api, Engine]) -> None:
@@ -215,8 +209,7 @@ def test_a_graph_says_that_newer_numbers_are_there_and_takes_them_when_asked(sig
 
 
 def test_an_empty_run_says_on_every_view_what_to_do_next(tmp_path: Path, browser: Browser) -> None:
-    with api_process(tmp_path) as (api, _), analysis(api.settings):
-        engine = Engine(api.settings)
+    with api_process(tmp_path) as (api, _), analysis(api.settings), closing(Engine(api.settings)) as engine:
         engine.publish("idle")
         sight = Sight(browser, api.url)
         page = sight.open()
@@ -235,7 +228,6 @@ def test_an_empty_run_says_on_every_view_what_to_do_next(tmp_path: Path, browser
         expect(page.get_by_role("heading", name="Nothing has been counted yet")).to_be_hidden()
         assert sight.wrong == []
         sight.close()
-        engine.close()
 
 
 def test_files_are_taken_by_drag_and_drop_and_refused_with_the_servers_sentence(sight: Sight) -> None:

@@ -5,7 +5,7 @@ import { estimate, isFeature, pathOf, plural, share } from "./format.js";
 import { context } from "./feature/contexts.js";
 import { query, read } from "./http.js";
 import { address, featureLink, go } from "./route.js";
-import { isEmpty } from "./run.js";
+import { described, isEmpty } from "./run.js";
 
 const PAGE = 20;
 const TEXTS = 6; // results whose text is read too: each is a window that the engine encodes again
@@ -70,12 +70,9 @@ export function open(root, parameters) {
     fill(list);
     fill(more);
     if (!word) {
-      fill(
-        head,
-        isEmpty()
-          ? ["Nothing has been counted yet. Send some text first, on the ", element("a", { href: "/" }, "overview"), "."]
-          : "A word finds the features whose strongest contexts contain it; layer:index opens one feature.",
-      );
+      fill(head);
+      const mine = turn;
+      described().then(() => mine === turn && fill(head, hint()));
       if (!matchMedia("(pointer: coarse)").matches) input.focus();
       return;
     }
@@ -97,6 +94,11 @@ export function open(root, parameters) {
         : [],
     close: () => (turn += 1),
   };
+}
+
+function hint() {
+  if (!isEmpty()) return "A word finds the features whose strongest contexts contain it; layer:index opens one feature.";
+  return ["Nothing has been counted yet. Send some text first, on the ", element("a", { href: "/" }, "overview"), "."];
 }
 
 function result(one, word) {
