@@ -47,7 +47,7 @@ def graph(browser: Browser, url: str) -> None:
     page = opened(browser, f"{url}/?view=graph&start=prompt&prompt={PROMPT}&token=2&select={chosen}")
     page.locator(".legend-box a").first.wait_for()
     page.locator(".side mark.peak").first.wait_for()
-    page.wait_for_timeout(1_000)
+    page.wait_for_timeout(1_000)  # communities colour it
     kept(page, "graph.png")
 
 
