@@ -9,7 +9,7 @@ import pytest
 from api_engine import Engine
 from api_rig import Api, api_process, problem
 
-ROUTES = ("/v1/flow", "/v1/lineages", "/v1/specializations", "/v1/matching?pair=0-1")
+ROUTES = ("/v1/flow", "/v1/lineages", "/v1/specializations", "/v1/matching?pair=0-1", "/v1/search?q=word")
 
 
 @pytest.fixture(scope="module")
