@@ -18,6 +18,7 @@ from api import answers, health
 from api.examples import PROBLEM
 from api.problems import Problem
 from api.schema import ANSWERS
+from api.server import bind
 from engine.views import community_answers as communities
 from engine.views import edge_answers as edges
 from engine.views import gate_answers as gates
@@ -91,6 +92,13 @@ def test_a_taken_port_ends_it_with_status_3_and_the_ports_name(api: Api, tmp_pat
         ended = start(settings.model_dump_json())
     assert ended.returncode == 3
     assert f"127.0.0.1:{port}" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_an_answer_on_a_kept_connection_does_not_wait_for_the_acknowledgement_of_its_head() -> None:
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize("text", [None, "{}}", '{"port": -1}'], ids=["missing", "not-json", "bad-value"])

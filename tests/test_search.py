@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from api_engine import Engine
-from api_rig import RUN, Api, api_process, problem
+from api_rig import Api, api_process, problem
 from tokenizers import Tokenizer
 
 from engine.analysis import search
@@ -269,13 +269,3 @@ def test_what_can_not_be_searched_for_is_a_problem_that_names_what_can(
     api: Api, query: dict[str, str], status: int, says: str
 ) -> None:
     assert says in problem(api.http.get("/v1/search", params=query), status)
-
-
-def test_a_run_without_a_model_has_no_text_and_one_without_a_snapshot_none_yet(tmp_path: Path) -> None:
-    with api_process(tmp_path) as (api, _):
-        answer = api.http.get("/v1/search", params={"q": "word"})
-        assert "not published a snapshot" in problem(answer, 503) and int(answer.headers["retry-after"]) >= 1
-        pushed = msgspec.structs.replace(RUN, model="", saes="", context_size=None, prepend_bos=None, vocab_size=None)
-        (tmp_path / "run.json").write_bytes(msgspec.json.encode(pushed))
-        assert "no model" in problem(api.http.get("/v1/search", params={"q": "word"}), 409)
-        assert "no model" in problem(api.http.post("/v1/graph", json={"prompt": "word"}), 409)

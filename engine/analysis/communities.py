@@ -152,8 +152,8 @@ def community_of(found: Split, request: CommunityOfRequest) -> CommunityOfAnswer
     ids = [f"c{found.named.number[one]}" if one >= 0 and found.named.number[one] else None for one in label]
     reason = None
     if ids[0] is None:
-        value = f"{found.by.measure} of {found.by.min_value:g} or more"
-        alone = f"no pair of {name(request.features[0])} has a {value}"
+        bound = " whose lower bound is" if found.by.rank == "lower" else " of"
+        alone = f"no pair of {name(request.features[0])} has a {found.by.measure}{bound} {found.by.min_value:g} or more"
         reason = found.reason or (alone if label[0] < 0 else f"{name(request.features[0])} is a community of its own")
     return CommunityOfAnswer(
         features={name(feature): one for feature, one in zip(request.features, ids, strict=True)},

@@ -80,19 +80,20 @@ def cross_layer_graph(edges: Mapping[Pair, PairEdges], sizes: Sequence[int]) -> 
     return CrossLayerGraph(layer.astype(np.int32), index.astype(np.int32), number, up, down, weight)
 
 
-def communities(graph: CrossLayerGraph, objective: str, resolution: float) -> np.ndarray:
+def communities(graph: CrossLayerGraph, objective: str, resolution: float, seed: int = SEED) -> np.ndarray:
     """The community of each node, int64 `[n]`: 0 is the largest one, of equal ones the one with the first node comes first.
 
     Args:
         graph: the edges.
         objective: the quality that is maximised, "modularity" or "cpm".
         resolution: γ; the higher, the smaller communities get. With CPM and a γ above the largest weight every node is alone.
+        seed: of the order in which nodes are visited.
     """
     if not len(graph.number):
         return np.empty(0, np.int64)
     network = igraph.Graph(n=len(graph.number), edges=np.stack([graph.up, graph.down], axis=1))
     found = leidenalg.find_partition(
-        network, _PARTITIONS[objective], weights=graph.weight, n_iterations=ROUNDS, seed=SEED, resolution_parameter=resolution
+        network, _PARTITIONS[objective], weights=graph.weight, n_iterations=ROUNDS, seed=seed, resolution_parameter=resolution
     )
     return by_size(np.array(found.membership, np.int64))
 
