@@ -21,8 +21,9 @@ from benchmarks.page import demo
 from tests.chromium import chromium
 
 DOCS = Path(__file__).parent.parent / "docs"
-WINDOW: Any = {"width": 1280, "height": 800}
-SCALE = 1.5
+WIDTH = 1280
+SCALE = 1.25
+RARE = 0.05  # density of the feature whose panel is shown: one that says something
 COUNTING_TOKENS = 250_000  # the overview's picture is taken from here on: flow and curves have something to show
 PROMPT = "Returns an array of floats."
 _SECONDS = 1_200.0
@@ -30,7 +31,7 @@ _SECONDS = 1_200.0
 
 def overview(browser: Browser, url: str) -> None:
     """While text is counted, where it is."""
-    page = opened(browser, url)
+    page = opened(browser, url, 1060)
     page.locator(".flow svg").wait_for()
     page.locator(".curves .series").first.wait_for()
     until(lambda: page.locator(".spark i").count() > 15 or not counting(url))
@@ -42,17 +43,18 @@ def graph(browser: Browser, url: str) -> None:
     http = httpx.Client(base_url=url, timeout=60.0)
     answer = http.post("/v1/graph", json={"prompt": PROMPT, "token": 2, "min_value": 0.05}).json()
     children = {one["child"] for one in answer["gates"]}
-    middle = [one for one in answer["nodes"] if one["layer"] in (2, 3, 4)]
+    middle = [one for one in answer["nodes"] if one["layer"] in (2, 3, 4) and one["density"] < RARE]
     chosen = max(middle, key=lambda one: (one["feature"] in children, one["activation"]))["feature"]
-    page = opened(browser, f"{url}/?view=graph&start=prompt&prompt={PROMPT}&token=2&select={chosen}")
+    page = opened(browser, f"{url}/?view=graph&start=prompt&prompt={PROMPT}&token=2&select={chosen}", 800)
     page.locator(".legend-box a").first.wait_for()
     page.locator(".side mark.peak").first.wait_for()
     page.wait_for_timeout(1_000)  # communities colour it
     kept(page, "graph.png")
 
 
-def opened(browser: Browser, address: str) -> Page:
-    page = browser.new_page(viewport=WINDOW, device_scale_factor=SCALE, color_scheme="light")
+def opened(browser: Browser, address: str, height: int) -> Page:
+    window: Any = {"width": WIDTH, "height": height}
+    page = browser.new_page(viewport=window, device_scale_factor=SCALE, color_scheme="light")
     page.goto(address)
     page.locator("#link[data-link=live]").wait_for()
     return page
