@@ -306,6 +306,9 @@ def test_graphs_of_certain_pairs_a_lineage_and_a_gate(sight: Sight, service: Ser
     graph(page)
     page.get_by_text("Edges as a table").click()
     assert shown_edges(page) == ends(service.get("/v1/edges", limit=80)["items"])
+    page.get_by_label("pairs").fill("15")
+    page.get_by_label("pairs").press("Enter")
+    expect(page.locator(".edge-table tbody tr")).to_have_count(15)
     lineage = service.get("/v1/lineages", limit=1)["items"][0]
     begin(page, "lineage", lineage["features"][0]["feature"])
     expect(page.locator(".node")).to_have_count(lineage["length"])
@@ -334,6 +337,12 @@ def test_a_prompts_graph_narrows_to_a_token_and_says_what_is_wrong_with_a_prompt
     answer = service.http.post("/v1/graph", json={"prompt": PROMPT, "min_value": 0.05}).json()
     assert page.locator(".token").all_text_contents() == answer["tokens"]
     expect(page.locator(".node")).to_have_count(len(answer["nodes"]))
+    page.get_by_label("per layer").fill("3")
+    page.get_by_label("per layer").press("Enter")
+    few = service.http.post("/v1/graph", json={"prompt": PROMPT, "min_value": 0.05, "per_layer": 3}).json()
+    expect(page.locator(".node")).to_have_count(len(few["nodes"]))
+    page.get_by_label("per layer").fill("20")
+    page.get_by_label("per layer").press("Enter")
     page.get_by_role("button", name="token 2:").click()
     narrow = service.http.post("/v1/graph", json={"prompt": PROMPT, "min_value": 0.05, "token": 2}).json()
     expect(page.locator(".node")).to_have_count(len(narrow["nodes"]))

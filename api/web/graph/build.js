@@ -19,6 +19,11 @@ export const RANKS = [
 ];
 const AT_ONCE = 6; // reads that run beside each other, as many as a browser keeps connections
 
+// What `k` counts, by what a graph starts from: its name, the default, and the most.
+const COUNTED = { top: ["pairs", 80, 1000], prompt: ["per layer", 20, 200] };
+export const counted = (kind) => COUNTED[kind] ?? ["k", 4, 50];
+const AROUND = 4; // neighbours on either side of a node that is opened in a graph of pairs or of a prompt
+
 // What an address asks for, with the defaults of what it leaves out.
 export function asked(parameters) {
   const [kind, ...rest] = (parameters.start ?? "top").split(":");
@@ -26,11 +31,15 @@ export function asked(parameters) {
   const whole = (text, otherwise, low, high) =>
     /^\d+$/.test(text ?? "") ? Math.min(high, Math.max(low, Number(text))) : otherwise;
   const least = Number(parameters.least);
+  const start = known(KINDS, kind, "top");
+  const [, usual, most] = counted(start);
+  const k = whole(parameters.k, usual, 1, most);
   return {
-    kind: known(KINDS, kind, "top"),
+    kind: start,
     of: rest.join(":"),
     measure,
-    k: whole(parameters.k, 4, 1, 50),
+    k,
+    around: COUNTED[start] ? AROUND : k,
     hops: whole(parameters.hops, 2, 1, 4),
     least: parameters.least && Number.isFinite(least) ? least : OPEN_ENDED.includes(measure) ? 0 : 0.05,
     support: whole(parameters.support, null, 1, 1e9),
@@ -89,7 +98,7 @@ const both = (model, name, wanted, reads, pairs) =>
 async function around(model, name, direction, wanted, reads, pairs) {
   const side = direction === "downstream" ? 0 : 1;
   if (!pairs.some((pair) => pair[side] === Number(name.split(":")[0]))) return [];
-  const { measure, k, rank, support, least } = wanted;
+  const { measure, around: k, rank, support, least } = wanted;
   const answer = await reads.get(`${pathOf(name)}/neighbors?${query({ direction, measure, k, rank, min_support: support })}`);
   model.from(answer.snapshot);
   model.node(name, { count: answer.count, density: answer.tokens ? answer.count / answer.tokens : null });
@@ -124,7 +133,7 @@ async function feature(model, wanted, reads, pairs, expanded) {
 
 async function top(model, wanted, reads) {
   const measure = BOUNDED.includes(wanted.measure) ? wanted.measure : "jaccard";
-  const answer = await reads.get(`/v1/edges?${query({ measure, limit: Math.min(1000, 20 * wanted.k) })}`);
+  const answer = await reads.get(`/v1/edges?${query({ measure, limit: wanted.k })}`);
   model.from(answer.snapshot);
   for (const one of answer.items) {
     if (one.counts.joint < (wanted.support ?? 0)) continue;
@@ -214,7 +223,7 @@ async function prompt(model, wanted, reads) {
     measure,
     min_value: least,
     ...(support ? { min_support: support } : {}),
-    per_layer: 5 * wanted.k,
+    per_layer: wanted.k,
   };
   const answer = await reads.post("/v1/graph", JSON.stringify(body));
   model.from(answer.snapshot);

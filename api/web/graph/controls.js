@@ -3,11 +3,16 @@
 import { choice, element, number, refill } from "../dom.js";
 import { BOUNDED, isFeature, MEASURES, plural } from "../format.js";
 import { recent } from "../http.js";
-import { KINDS, RANKS } from "./build.js";
+import { counted, KINDS, RANKS } from "./build.js";
 
 const SUGGESTED = 20;
 const HINTS = { feature: "3:17", community: "c1", gate: "4:99", lineage: "3:17" };
-const FRESH = { expand: null, select: null, at: null, token: null, prompt: null };
+const TOLD = {
+  top: "how many pairs",
+  prompt: "the most active features of each layer",
+  feature: "neighbours of a feature in each direction",
+};
+const FRESH = { k: null, expand: null, select: null, at: null, token: null, prompt: null };
 
 export function bar(change) {
   const list = element("datalist", { id: "starts" });
@@ -52,18 +57,21 @@ export function bar(change) {
       kind = wanted.kind;
       begin(wanted);
     }
+    const [name, , most] = counted(wanted.kind);
     const ranked = BOUNDED.includes(wanted.measure) ? RANKS : RANKS.slice(1);
     refill(
       settings,
       choice("measure", MEASURES, wanted.measure, (value) =>
         change({ measure: value === "jaccard" ? null : value, rank: null, least: null, at: null }),
       ),
-      number("k", wanted.k, { min: 1, max: 50, step: 1, title: "neighbours of a feature in each direction" }, (value) =>
+      number(name, wanted.k, { min: 1, max: most, step: 1, title: TOLD[wanted.kind] ?? TOLD.feature }, (value) =>
         change({ k: value }),
       ),
-      number("hops", wanted.hops, { min: 1, max: 4, step: 1, title: "how far from the feature it starts from" }, (value) =>
-        change({ hops: value }),
-      ),
+      wanted.kind === "feature"
+        ? number("hops", wanted.hops, { min: 1, max: 4, step: 1, title: "how far from the feature it starts from" }, (value) =>
+            change({ hops: value }),
+          )
+        : null,
       number("at least", wanted.least, { step: "any", title: "smallest value of the measure" }, (value) =>
         change({ least: value }),
       ),

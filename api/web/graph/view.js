@@ -190,7 +190,7 @@ export function open(root, parameters) {
         "button",
         {
           type: "button",
-          onclick: () => go({ ...now, start: `feature:${feature}`, expand: null, at: null, token: null, prompt: null }),
+          onclick: () => go({ ...now, start: `feature:${feature}`, k: null, expand: null, at: null, token: null, prompt: null }),
         },
         "Start here",
       ),
