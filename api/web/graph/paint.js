@@ -5,6 +5,7 @@ import { certainty } from "./model.js";
 
 export const COLORS = 8;
 const CLEAR = 220; // as many names are kept clear of edges; of more there is no time in a frame
+const DIMMED = 0.6; // what has nothing to do with the feature that is looked at
 const RAISED = 0.78; // names stand above the edges, which leave a node in its middle
 
 // What every node and edge is drawn with. `top`: the largest value where a measure has no upper end, else 1.
@@ -57,7 +58,7 @@ export function paint(context, { width, height }, model, columns, look, palette,
     const { a, b } = edge;
     if (b.x < left || a.x > right || Math.max(a.y, b.y) < above || Math.min(a.y, b.y) > below) return;
     const [x, y, x1, y1, x2, y2, to, end] = curve(edge);
-    context.globalAlpha = strong ? Math.min(1, edge.opacity + 0.25) : lit ? edge.opacity * 0.35 : edge.opacity;
+    context.globalAlpha = strong ? Math.min(1, edge.opacity + 0.25) : lit ? edge.opacity * 0.5 : edge.opacity;
     context.strokeStyle = strong || edge.gate ? palette.accent : edge.color >= 0 ? palette.groups[edge.color] : palette.quiet;
     context.lineWidth = edge.width;
     if (edge.negated) context.setLineDash([6, 4]);
@@ -73,7 +74,7 @@ export function paint(context, { width, height }, model, columns, look, palette,
   context.globalAlpha = 1;
   const shown = [...model.nodes.values()].filter((node) => node.x > left && node.x < right && node.y > above && node.y < below);
   for (const node of shown) {
-    context.globalAlpha = lit && node.feature !== lit && !near.has(node.feature) ? 0.4 : 1;
+    context.globalAlpha = lit && node.feature !== lit && !near.has(node.feature) ? DIMMED : 1;
     disc(context, node, palette, node.feature === selected);
   }
   context.restore();
@@ -105,7 +106,7 @@ function labels(context, shown, look, palette, lit, near) {
   context.lineWidth = 3;
   context.strokeStyle = palette.paper;
   for (const node of shown) {
-    context.globalAlpha = lit && node.feature !== lit && !near.has(node.feature) ? 0.4 : 1;
+    context.globalAlpha = lit && node.feature !== lit && !near.has(node.feature) ? DIMMED : 1;
     const x = look.x + (node.x + 0.72 * node.size + 4) * look.z;
     const y = look.y + node.y * look.z - RAISED * size;
     if (shown.length < CLEAR) context.strokeText(node.feature, x, y);
