@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARGS ?=
 
-.PHONY: install run test lint format bench browser clean
+.PHONY: install run test lint format bench screenshots browser clean
 .DEFAULT_GOAL := run
 
 install: $(STAMP)
@@ -41,6 +41,10 @@ format: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# The two pictures in the README, from the demo: some three minutes.
+screenshots: install browser
+	$(BIN)/python -m benchmarks.screenshots $(ARGS)
 
 # The page is tested in a real browser. Debian's package is used where there is none and we may install one.
 browser:

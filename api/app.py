@@ -25,8 +25,10 @@ from api import (
     events,
     features,
     gates,
+    graph,
     health,
     relations,
+    search,
     similarity,
     status,
     watch,
@@ -85,6 +87,8 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
                 relations.ROUTES
                 + communities.ROUTES
                 + gates.ROUTES
+                + graph.ROUTES
+                + search.ROUTES
                 + edges.ROUTES
                 + compare.ROUTES
                 + watch.ROUTES

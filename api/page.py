@@ -12,9 +12,11 @@ from api.parameters import FREE_QUERY
 
 WEB = Path(__file__).parent / "web"
 
-# The page needs only its own files and styles set on bars by script; whatever a corpus holds can't load or run anything.
+# The page needs only its own files, styles set by script, and images that it draws itself (a view saved as PNG); whatever a corpus
+# holds can't load or run anything.
+POLICY = ("default-src 'self'", "img-src 'self' data:", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'")
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "; ".join(POLICY),
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
 }

@@ -12,7 +12,7 @@ from litestar.params import Parameter
 
 from engine.corpus.inbox import Inbox
 from engine.encoder.description import LayerDescription, RunDescription
-from engine.errors import BadInput, BadValue, Unknown
+from engine.errors import BadInput, BadValue, Conflict, Unknown
 
 FREE_QUERY = "free_query"
 """Key of a route's `opt`: what follows the question mark is none of the server's business (the page reads it itself)."""
@@ -65,6 +65,16 @@ def known_corpus(inbox: Inbox, corpus: str) -> None:
     if corpus not in known:
         listed = ", ".join(known[:_NAMED]) + (f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else "")
         raise Unknown(f"there is no corpus {corpus!r}: " + (f"this run has {listed}" if known else "nothing was sent yet"))
+
+
+def needs_model(run: RunDescription, what: str) -> None:
+    """Refuse what only a run with a model can do.
+
+    Raises:
+        Conflict: activations are pushed to this one; the message says what needs a model.
+    """
+    if run.context_size is None:
+        raise Conflict(f"this run has no model, activations are pushed to it (--dictionary): {what}")
 
 
 def within(name: str, value: int, low: int, high: int) -> int:

@@ -1,8 +1,7 @@
 """`/schema`: the OpenAPI document and its page, which work with no network.
 
 Litestar writes the document from the types of the routes. What it can't know is added once at start: that every answer also comes
-as MessagePack, what errors look like, and an example of each answer (`api/examples.py`
-and its neighbours).
+as MessagePack, what errors look like, and an example of each answer (`api/examples.py` and its like).
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from api import community_examples, examples
-from api.examples import BODIES, PARAMETERS, PROBLEM
+from api import community_examples, examples, graph_examples
+from api.examples import PROBLEM
 from api.negotiation import MSGPACK
 from api.page import html
 from api.problems import PROBLEM_JSON
 
-ANSWERS = examples.ANSWERS | community_examples.ANSWERS
+PARAMETERS = examples.PARAMETERS | graph_examples.PARAMETERS
+BODIES = examples.BODIES | graph_examples.BODIES
+ANSWERS = examples.ANSWERS | graph_examples.ANSWERS | community_examples.ANSWERS
 
 DESCRIPTION = (
     "Cross-layer statistics of sparse-autoencoder features, while the text is still being counted. JSON by default, MessagePack "

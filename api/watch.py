@@ -8,13 +8,13 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.params import Parameter
 
-from api.body import Body, body_of
 from api.calibration import refusal
+from api.json_body import json_body
 from api.negotiation import answer
 from api.parameters import Feature, known_feature, parse_feature, within
 from api.run import Run
 from engine.encoder.description import RunDescription
-from engine.errors import BadInput, BadValue, NotReady, TooLarge, UnsupportedMedia
+from engine.errors import BadInput, BadValue, NotReady
 from engine.views.corpus_answers import PinAnswer, PinnedAnswer
 from engine.views.reader import Views
 from engine.views.requests import PinnedRequest, PinRequest
@@ -47,11 +47,14 @@ async def watch(request: Request[Any, Any, Any], views: Views, run: Run) -> Resp
     are taken, or none. 503 with `Retry-After` while the engine starts, calibrates its thresholds, or counts again what it had
     counted before it was stopped.
     """
-    async with body_of(request) as body:
-        media_type = request.headers.get("content-type", "").split(";")[0].strip()
-        if media_type != "application/json":
-            raise UnsupportedMedia(f"Content-Type {media_type!r}: this route reads application/json")
-        pairs = _pairs(await _read(body), run.description())
+    body = await json_body(
+        request,
+        WatchBody,
+        most_bytes=MOST_BYTES,
+        example='{"pairs": [{"up": "0:3", "down": "1:3"}, …]}',
+        too_large="send the pairs in several requests",
+    )
+    pairs = _pairs(body, run.description())
     await _refuse_calibrating(views)
     return answer(request, await views.live(PinRequest([(*up, *down) for up, down in pairs]), _SECONDS))
 
@@ -73,18 +76,6 @@ async def pinned(
         after = (*parse_feature(up, "cursor"), *parse_feature(down, "cursor"))
     await _refuse_calibrating(views)
     return answer(request, await views.live(PinnedRequest(after, limit)))
-
-
-async def _read(body: Body) -> WatchBody:
-    read = bytearray()
-    async for chunk in body:
-        read += chunk
-        if len(read) > MOST_BYTES:
-            raise TooLarge(f"the body is larger than {MOST_BYTES:,} bytes: send the pairs in several requests")
-    try:
-        return msgspec.json.decode(read, type=WatchBody)
-    except msgspec.DecodeError as error:
-        raise BadInput(f'the body must be {{"pairs": [{{"up": "0:3", "down": "1:3"}}, …]}}: {error}') from error
 
 
 def _pairs(body: WatchBody, run: RunDescription) -> list[tuple[Feature, Feature]]:

@@ -3,7 +3,14 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("benchmarks.kernels", "benchmarks.loop", "benchmarks.coverage", "benchmarks.gates", "benchmarks.gate_size")
+BENCHMARKS = (
+    "benchmarks.kernels",
+    "benchmarks.loop",
+    "benchmarks.coverage",
+    "benchmarks.gates",
+    "benchmarks.gate_size",
+    "benchmarks.page",
+)
 
 for module in BENCHMARKS:
     subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], check=True)

@@ -83,6 +83,14 @@ class UnsupportedMedia(SaestreamError):
     title = "Unsupported content type"
 
 
+class TooMany(SaestreamError):
+    """Too many requests of a kind wait already; nothing is wrong with this one."""
+
+    status = 429
+    title = "Too many requests"
+    retry_after = 1
+
+
 class NotReady(SaestreamError):
     """The engine has not published what the request needs yet (it is starting, or Redis is away)."""
 

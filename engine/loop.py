@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog
 from engine.corpus.segment import Segment
 from engine.counts.checkpoint import Checkpoints, Cursor
+from engine.counts.clusters import SegmentClusters
 from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
@@ -118,7 +120,8 @@ class Loop:
                 self.cursor = Cursor(segment.number, self.cursor.units + len(units))
             self.batches.append(encoded.batch)
             self.rate.add(encoded.batch.tokens)
-            self.between()
+            with self.micro_batch.elsewhere():
+                self.between()
             if self.stop.is_set():
                 return False
         return True
@@ -132,7 +135,8 @@ class Loop:
             if self.stop.is_set():
                 self.batches = []
                 return
-            self.live.answer_pending(self.encode_windows)
+            with self.micro_batch.elsewhere():
+                self.answer()
 
     def finish(self, segment: Segment) -> None:
         """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""
@@ -144,13 +148,21 @@ class Loop:
         self.batches = []
         self.uploads.passed([segment])
         self.ingest.consumed(segment.number)
+        self.answer()
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
+            self.choose(clusters, segment.first_position + segment.token_count)
+
+    def choose(self, clusters: Sequence[SegmentClusters], position: int) -> None:
+        """Make the choices that belong to a segment's end; each may take a second, and a prompt waits for no more than one."""
+        for choice in (
+            partial(self.watch.choose, self.state, position),
+            partial(choose_gates, self.state, clusters, position),
+            partial(choose_siblings, self.state),
+            partial(self.effects.update, self.state),
+        ):
             with self.lock:
-                position = segment.first_position + segment.token_count
-                self.watch.choose(self.state, position)
-                choose_gates(self.state, clusters, position)
-                choose_siblings(self.state)
-                self.effects.update(self.state)
+                choice()
+            self.answer()
 
     def next_segment(self) -> NextSegment:
         """The first segment of which nothing is counted, for a pin; call it under the lock.
@@ -166,10 +178,11 @@ class Loop:
 
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
-        self.live.answer_pending(self.encode_windows)
+        self.answer()
         recovering = self.state.tokens < self._standing  # readers have seen more: show them nothing older
         if self.publisher.due() and not recovering:
             self.publish("counting")
+            self.answer()
         elif time.monotonic() >= self._beat_at:
             self.beat("recovering" if recovering else "counting")
         if self.checkpoints.due():
@@ -182,6 +195,10 @@ class Loop:
         if self.checkpoints.due():
             self.save()
         self.live.wait(_IDLE_SECONDS)
+        self.answer()
+
+    def answer(self) -> None:
+        """Answer what waits for the encoder: contexts and prompts."""
         self.live.answer_pending(self.encode_windows)
 
     def publish(self, state: EngineState) -> None:

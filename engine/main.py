@@ -37,6 +37,7 @@ from engine.encoder.decoder_file import DECODERS, write_decoders
 from engine.encoder.description import RunDescription
 from engine.encoder.encoder import ModelEncoder
 from engine.encoder.pushed import PushedActivations
+from engine.encoder.tokenizer_file import TOKENIZER, write_tokenizer
 from engine.errors import AlreadyRunning, DamagedFile, DoesNotFit, OtherRun, SaestreamError
 from engine.loop import Loop
 from engine.pace import MicroBatchSize
@@ -47,6 +48,7 @@ from engine.views.convergence import Convergence
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
 from engine.views.live import LiveQueries
+from engine.views.prompt_queries import PromptQueries
 from engine.views.publisher import Publisher
 from engine.views.watch import Watch
 
@@ -110,6 +112,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     describe_run(settings.data_dir / "run.json", description, run)
     if isinstance(encoder, ModelEncoder):
         write_decoders(settings.data_dir / DECODERS, encoder.saes, description.fingerprint)
+        write_tokenizer(settings.data_dir / TOKENIZER, encoder.tokenizer)
     inbox, corpus = Inbox(settings.data_dir / "inbox"), CorpusLog(settings.data_dir / "log")
     uploads = Uploads(inbox, corpus)
     cosines = DecoderCosines(encoder.decoder_directions if isinstance(encoder, ModelEncoder) else None, shape.pairs)
@@ -163,6 +166,10 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     if state.tokens:
         effects.update(state)
     guard = threading.Lock()
+    live = LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer), effects)
+    if tokenizer is not None and description.content_size is not None:
+        texts, content = DocumentTokenizer(tokenizer), description.content_size
+        live.prompts = PromptQueries(state, encoder, content, texts, decoder(tokenizer), cosines, effects, micro_batch.fit)
     log.info("ready: %d tokens counted, %d in the log", state.tokens, corpus.sealed_tokens)
     return Loop(
         encoder=encoder,
@@ -175,7 +182,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         cursor=cursor,
         checkpoints=checkpoints,
         publisher=publisher,
-        live=LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer), effects),
+        live=live,
         effects=effects,
         watch=Watch(settings.data_dir / "watch.json", settings.watched_pairs, shape.pairs),
         convergence=Convergence.load(loaded.extra) if loaded else Convergence(shape.pairs),

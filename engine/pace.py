@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,7 @@ class MicroBatchSize:
         self.seconds = seconds
         self.most = max(64, most)
         self.tokens = min(start, self.most)
+        self._elsewhere = 0.0  # seconds of the running micro-batch that were spent on something else
 
     def batches(self, segment: Segment, which: slice = slice(None)) -> Iterator[np.ndarray]:
         """Units of a segment, `which` of their fixed order, as many at a time as the measured speed allows."""
@@ -54,10 +56,19 @@ class MicroBatchSize:
         first = 0
         while first < len(left):
             taken = self.fit(lengths[first:])
-            began = time.monotonic()
+            began, self._elsewhere = time.monotonic(), 0.0
             yield left[first : first + taken]
-            self.took(int(lengths[first : first + taken].sum()), time.monotonic() - began)
+            self.took(int(lengths[first : first + taken].sum()), time.monotonic() - began - self._elsewhere)
             first += taken
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """What is done in here is no part of the micro-batch: prompts that are answered after each one must not make it smaller."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._elsewhere += time.monotonic() - began
 
     def fit(self, unit_tokens: np.ndarray) -> int:
         """How many of the next units fit: at least one.

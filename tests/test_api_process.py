@@ -18,13 +18,16 @@ from api import answers, health
 from api.examples import PROBLEM
 from api.problems import Problem
 from api.schema import ANSWERS
+from api.server import bind
 from engine.views import community_answers as communities
 from engine.views import edge_answers as edges
 from engine.views import gate_answers as gates
 from engine.views import relation_answers as relations
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, PinAnswer, PinnedAnswer
+from engine.views.graph_answers import GraphAnswer
 from engine.views.requests import ContextsAnswer, GateContextsAnswer
+from engine.views.search_answers import SearchAnswer
 
 HEAVY = ("torch", "sae_lens", "transformer_lens", "transformers", "datasets", "tokenizers", "triton", "scipy.sparse", "pandas")
 
@@ -43,6 +46,8 @@ TYPES = {
     ("get", "/v1/gates/paper"): gates.PaperGatesAnswer,
     ("get", "/v1/gates/contexts"): GateContextsAnswer,
     ("get", "/v1/similarity"): SimilarityAnswer,
+    ("post", "/v1/graph"): GraphAnswer,
+    ("get", "/v1/search"): SearchAnswer,
     ("get", "/v1/compare"): CompareAnswer,
     ("get", "/v1/compare/edges"): CompareEdgesAnswer,
     ("post", "/v1/watch"): PinAnswer,
@@ -87,6 +92,13 @@ def test_a_taken_port_ends_it_with_status_3_and_the_ports_name(api: Api, tmp_pat
         ended = start(settings.model_dump_json())
     assert ended.returncode == 3
     assert f"127.0.0.1:{port}" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_an_answer_on_a_kept_connection_does_not_wait_for_the_acknowledgement_of_its_head() -> None:
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize("text", [None, "{}}", '{"port": -1}'], ids=["missing", "not-json", "bad-value"])

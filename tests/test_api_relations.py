@@ -11,7 +11,7 @@ from api_rig import Api, api_process, problem
 
 ROUTES = (
     *("/v1/flow", "/v1/lineages", "/v1/specializations", "/v1/matching?pair=0-1"),
-    *("/v1/communities", "/v1/communities/c1", "/v1/communities/of?feature=0:1"),
+    *("/v1/communities", "/v1/communities/c1", "/v1/communities/of?feature=0:1", "/v1/search?q=word"),
 )
 
 

@@ -113,6 +113,9 @@ def test_text_sent_to_a_run_without_a_model_is_refused_and_says_what_it_takes(se
     assert 400 <= answer.status_code < 500
     assert answer.headers["content-type"].startswith("application/problem+json")
     assert "/v1/activations" in answer.json()["detail"]
+    http = service.http
+    for answer in (http.post("/v1/graph", json={"prompt": "hello"}), http.get("/v1/search", params={"q": "hello"})):
+        assert answer.status_code == 409 and "no model" in answer.json()["detail"]
 
 
 def test_an_upload_with_a_nan_is_set_aside_and_reported_and_the_counts_stay_clean(service: Service) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from views_rig import DICTIONARIES, PAIRS, Rig, as_batch, dense_activations, description, private_redis, publish
+from views_rig import DICTIONARIES, PAIRS, Rig, description, private_redis, publish
+from watched_state import CHOSEN_AT, DOCUMENTS, LENGTH, activations, corpus, watched_state
 
-from engine.corpus.segment import Piece
 from engine.counts.state import State
-from engine.encoder.batch import SparseBatch
 from engine.errors import BadValue, DamagedFile, Unknown
 from engine.measures import PairCounts
 from engine.measures.bounds import tempered_bounds
@@ -25,45 +24,10 @@ from engine.views.records import INTERVAL_MEASURES
 from engine.views.requests import NeighborsRequest, SimilarityRequest
 from engine.views.watch import Watch
 
-DOCUMENTS, LENGTH = 400, 30
-CHOSEN_AT = 100
-"""Documents after which pairs are chosen."""
-
-
-def segment(numbers: range) -> tuple[SparseBatch, list[Piece]]:
-    """Some documents of two corpora; each with activations of its own."""
-    layers = [np.concatenate([activations(number)[layer] for number in numbers]) for layer in range(len(DICTIONARIES))]
-    whole = as_batch(layers, numbers.start * LENGTH)
-    pieces = [Piece("u", corpus(number), number, None, number % 2, 0, LENGTH, True) for number in numbers]
-    places = np.repeat(np.arange(len(pieces), dtype=np.int32), LENGTH)
-    return SparseBatch(whole.layers, whole.positions, places, tuple(pieces)), pieces
-
-
-def corpus(number: int) -> str:
-    return "code" if number % 3 else "prose"
-
-
-def activations(number: int) -> list[np.ndarray]:
-    return dense_activations(LENGTH, seed=number)
-
-
-def count(state: State, numbers: range) -> None:
-    batch, pieces = segment(numbers)
-    state.add(batch)
-    state.end_segment([batch], pieces, [number * LENGTH for number in numbers])
-
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> State:
-    """100 documents, a choice and one pin, 300 more."""
-    state = State.zero(DICTIONARIES, PAIRS)
-    watch = Watch(tmp_path_factory.mktemp("run") / "watch.json", 120, PAIRS)
-    count(state, range(CHOSEN_AT))
-    watch.choose(state, CHOSEN_AT * LENGTH)
-    watch.pin([(0, 0, 1, 3)], 1)
-    watch.begin(state, 1, CHOSEN_AT * LENGTH, state.tokens)
-    count(state, range(CHOSEN_AT, DOCUMENTS))
-    return state
+    return watched_state(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +68,7 @@ def test_the_interval_of_a_watched_pair_is_that_of_the_documents_after_it_was_ch
     watched = state.watched[0, 1]
     checked = 0
     for i, j in list(zip(watched.up.tolist(), watched.down.tolist(), strict=True))[1::5]:
-        answer = live.similarity(SimilarityRequest((0, i), (1, j)))
+        answer = live.tables.similarity(SimilarityRequest((0, i), (1, j)))
         wanted = intervals(moments((0, i), (1, j), range(CHOSEN_AT, DOCUMENTS)), INTERVAL_MEASURES)
         for measure in INTERVAL_MEASURES:
             found, expected = answer.measures[measure], wanted[measure]
@@ -124,7 +88,7 @@ def test_the_interval_of_a_watched_pair_is_that_of_the_documents_after_it_was_ch
 
 
 def test_a_pair_that_never_fires_is_watched_when_it_is_pinned_and_says_that_it_has_no_documents(live: LiveQueries) -> None:
-    found = live.similarity(SimilarityRequest((0, 0), (1, 3))).measures
+    found = live.tables.similarity(SimilarityRequest((0, 0), (1, 3))).measures
     assert found["sufficiency"].estimate is None and "0:0 never fired" in (found["sufficiency"].reason or "")
     assert found["necessity"].status == "ok" and found["necessity"].lower == 0
 
@@ -138,7 +102,7 @@ def unwatched(state: State) -> tuple[int, int]:
 
 def test_any_other_pair_has_tempered_bounds_marked_as_heuristic(state: State, live: LiveQueries, effects: Effects) -> None:
     i, j = unwatched(state)
-    answer = live.similarity(SimilarityRequest((0, i), (1, j)))
+    answer = live.tables.similarity(SimilarityRequest((0, i), (1, j)))
     total = moments((0, i), (1, j), range(DOCUMENTS)).sums
     counts = PairCounts(*(np.array([value]) for value in (total[0], *total[1:4], *total[4:])))
     effect = effects.ratios((0, 1), np.array([answer.counts.joint]))
@@ -155,7 +119,7 @@ def test_any_other_pair_has_tempered_bounds_marked_as_heuristic(state: State, li
 def test_one_corpus_of_a_watched_pair(state: State, live: LiveQueries) -> None:
     i, j = int(state.watched[0, 1].up[7]), int(state.watched[0, 1].down[7])
     for name in ("code", "prose"):
-        answer = live.similarity(SimilarityRequest((0, i), (1, j), name))
+        answer = live.tables.similarity(SimilarityRequest((0, i), (1, j), name))
         wanted = moments((0, i), (1, j), range(CHOSEN_AT, DOCUMENTS), name)
         assert answer.corpus == name and answer.tokens == wanted.sums[0]
         assert [answer.counts.up, answer.counts.down, answer.counts.joint] == wanted.sums[1:4].tolist()
@@ -163,10 +127,10 @@ def test_one_corpus_of_a_watched_pair(state: State, live: LiveQueries) -> None:
         assert found.estimate == pytest.approx(wanted.sums[3] / (wanted.sums[1] + wanted.sums[2] - wanted.sums[3]))
         assert found.documents == wanted.documents[2]
     with pytest.raises(Unknown, match=r"corpus = 'poems'.*code, prose"):
-        live.similarity(SimilarityRequest((0, i), (1, j), "poems"))
+        live.tables.similarity(SimilarityRequest((0, i), (1, j), "poems"))
     with pytest.raises(BadValue, match=r"are not watched.*POST /v1/watch"):
         i, j = unwatched(state)
-        live.similarity(SimilarityRequest((0, i), (1, j), "code"))
+        live.tables.similarity(SimilarityRequest((0, i), (1, j), "code"))
 
 
 @pytest.mark.parametrize("measure", INTERVAL_MEASURES)
@@ -174,19 +138,19 @@ def test_one_corpus_of_a_watched_pair(state: State, live: LiveQueries) -> None:
 def test_a_list_is_ranked_by_the_lower_bounds_of_all_pairs(
     rig: Rig, live: LiveQueries, feature: tuple[int, int], direction: str, measure: str
 ) -> None:
-    everything = live.neighbors(NeighborsRequest(feature, direction, measure, 100, 2))  # type: ignore[arg-type]
+    everything = live.tables.neighbors(NeighborsRequest(feature, direction, measure, 100, 2))  # type: ignore[arg-type]
     assert everything.rank == "lower"
     bounds = {}
     for row in everything.neighbors:
         other = tuple(map(int, row.feature.split(":")))
         up, down = (feature, other) if direction == "downstream" else (other, feature)
-        found: SimilarityAnswer = live.similarity(SimilarityRequest(up, down))
+        found: SimilarityAnswer = live.tables.similarity(SimilarityRequest(up, down))
         assert row.estimate == found.measures[measure].estimate
         assert (row.lower, row.upper, row.status) == tuple(
             getattr(found.measures[measure], name) for name in ("lower", "upper", "status")
         )
         own = PairCounts(*(np.array([value]) for value in moments(up, down, range(DOCUMENTS)).sums))
-        effects = live._effects
+        effects = live.tables._effects
         rate = np.array([max(effects.rates[up[0]][up[1]], effects.rates[down[0]][down[1]])])
         bounds[row.feature] = tempered_bounds(measure, own, effects.ratios((up[0], down[0]), own.joint), rate)[0][0]  # type: ignore[arg-type]
     order = [bounds[row.feature] for row in everything.neighbors]
@@ -220,19 +184,20 @@ def test_a_pair_seen_a_few_times_does_not_lead_by_the_lower_bound_although_its_e
     with_effects._ratios[0, 1] = (effects._ratios[0, 1][0],) * 2
     queries = LiveQueries(rig.settings, description((3, 40)), state, threading.Lock(), effects=with_effects)
     answers = {
-        rank: queries.neighbors(NeighborsRequest((0, 0), "downstream", "necessity", 40, 10, rank)) for rank in ("lower", "estimate")
+        rank: queries.tables.neighbors(NeighborsRequest((0, 0), "downstream", "necessity", 40, 10, rank))
+        for rank in ("lower", "estimate")
     }
     assert answers["estimate"].neighbors[0].feature == "1:7"
     assert answers["lower"].neighbors[0].feature != "1:7"
 
 
 def test_the_two_halves_and_the_certified_leaders_of_a_list(live: LiveQueries) -> None:
-    answer: NeighborsAnswer = live.neighbors(NeighborsRequest((0, 11), "downstream", "jaccard", 5, 2))
+    answer: NeighborsAnswer = live.tables.neighbors(NeighborsRequest((0, 11), "downstream", "jaccard", 5, 2))
     assert answer.split_half_rbo is not None and 0.3 < answer.split_half_rbo <= 1
     assert answer.certified_k is not None and answer.status in ("converging", "certified")
     lower = [row.lower for row in answer.neighbors]
     assert len(lower) == 5 and answer.certified_k <= 5
-    other = live.neighbors(NeighborsRequest((0, 11), "downstream", "necessity", 5, 2))
+    other = live.tables.neighbors(NeighborsRequest((0, 11), "downstream", "necessity", 5, 2))
     assert other.certified_k is None and "sufficiency" in (other.certified_reason or "")
 
 

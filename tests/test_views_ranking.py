@@ -123,7 +123,7 @@ def test_live_neighbours_are_those_of_a_dense_sort_at_any_length_and_support(
 ) -> None:
     layer = 0 if direction == "downstream" else 2
     for index in range(0, 12, 3):
-        answer = live.neighbors(NeighborsRequest((layer, index), direction, measure, 1000, 25))
+        answer = live.tables.neighbors(NeighborsRequest((layer, index), direction, measure, 1000, 25))
         assert answer.snapshot.version == f"live-{TOKENS}"
         assert_same(answer, expected(dense, (layer, index), direction, measure, 1000, 25))
 
@@ -134,7 +134,7 @@ def test_a_live_pair_has_every_measure_of_the_dense_activations_and_a_reason_whe
     counts = dense_counts(dense, 0, 2)
     values = {name: np.broadcast_to(value, (DICTIONARIES[0], DICTIONARIES[2])) for name, value in estimates(counts).items()}
     for i, j in [(5, 11), (22, 28), (1, 3), (0, 4)]:
-        answer = live.similarity(SimilarityRequest((0, i), (2, j)))
+        answer = live.tables.similarity(SimilarityRequest((0, i), (2, j)))
         assert (answer.up, answer.down, answer.tokens) == (f"0:{i}", f"2:{j}", TOKENS)
         assert answer.counts.joint == np.asarray(counts.joint)[i, j]
         assert tuple(answer.measures) == MEASURES
@@ -151,10 +151,10 @@ def test_a_live_pair_has_every_measure_of_the_dense_activations_and_a_reason_whe
 
 def test_without_a_model_the_decoder_cosine_is_null_with_a_reason(rig: Rig, state: State) -> None:
     queries = LiveQueries(rig.settings, rig.description, state, threading.Lock())
-    found = queries.similarity(SimilarityRequest((0, 5), (1, 5))).measures["decoder_cosine"]
+    found = queries.tables.similarity(SimilarityRequest((0, 5), (1, 5))).measures["decoder_cosine"]
     assert found.estimate is None
     assert "no model" in (found.reason or "")
-    assert queries.neighbors(NeighborsRequest((0, 5), "downstream", "decoder_cosine")).neighbors == []
+    assert queries.tables.neighbors(NeighborsRequest((0, 5), "downstream", "decoder_cosine")).neighbors == []
 
 
 def test_a_pair_too_large_for_dense_cosines_has_those_of_its_listed_cells(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_ties_go_to_the_smaller_index(state: State) -> None:
 )
 def test_a_ranking_that_can_not_be_is_refused_with_what_can(live: LiveQueries, request_: NeighborsRequest, message: str) -> None:
     with pytest.raises(BadValue, match=message):
-        live.neighbors(request_)
+        live.tables.neighbors(request_)
 
 
 @pytest.mark.parametrize(
@@ -230,4 +230,4 @@ def test_a_ranking_that_can_not_be_is_refused_with_what_can(live: LiveQueries, r
 )
 def test_a_pair_that_the_run_does_not_have_is_unknown(live: LiveQueries, up, down, message: str) -> None:
     with pytest.raises(Unknown, match=message):
-        live.similarity(SimilarityRequest(up, down))
+        live.tables.similarity(SimilarityRequest(up, down))

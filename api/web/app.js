@@ -1,92 +1,92 @@
-// The page: wires the event stream, the status and the lookup together, and keeps the address bar a link to what is shown.
+// The page: header, navigation, and the view that the address names.
 
-import { byId, element } from "./dom.js";
-import { address, currentFeature, show } from "./feature.js";
-import { read } from "./http.js";
+import { byId, element, empty, put } from "./dom.js";
+import { brief, count, isFeature } from "./format.js";
 import { follow } from "./live.js";
-import { refresh, showAge, showLink, showSnapshot } from "./status.js";
+import { address, featureLink, followLinks, go, onRoute, parse, VIEWS } from "./route.js";
+import { age, freshness, refresh, run, sawLink, sawSnapshot, watch } from "./run.js";
+import { saveMenu } from "./save.js";
 
-const FEATURE_MS = 3_000; // what is looked at is read again at most this often: reading a list that moves under the eyes is no help
-const MEASURES = [
-  ["jaccard", "Jaccard"],
-  ["sufficiency", "sufficiency"],
-  ["necessity", "necessity"],
-  ["phi", "phi"],
-  ["lift", "lift"],
-  ["mutual_information", "mutual information"],
-  ["pearson", "Pearson"],
-  ["activation_cosine", "activation cosine"],
-  ["decoder_cosine", "decoder cosine"],
-];
+const LOAD = {
+  overview: () => import("./overview/view.js"),
+  graph: () => import("./graph/view.js"),
+  feature: () => import("./feature/view.js"),
+  search: () => import("./search.js"),
+  compare: () => import("./compare.js"),
+};
+const TITLES = { overview: "Overview", graph: "Graph", feature: "Feature", search: "Search", compare: "Compare" };
 
-const feature = byId("feature");
-const measure = byId("measure");
-measure.append(...MEASURES.map(([value, label]) => element("option", { value }, label)));
+let shown = null; // { name, view }
+let turn = 0;
 
-function lookUp(push = true) {
-  const wanted = feature.value.replace(/\s/g, "");
-  if (!/^\d+:\d+$/.test(wanted)) return;
-  if (push) history.pushState(null, "", address(wanted, measure.value));
-  show(wanted, measure.value);
-}
-
-function fromAddress() {
-  const query = new URLSearchParams(location.search);
-  const asked = query.get("measure");
-  measure.value = MEASURES.some(([value]) => value === asked) ? asked : "jaccard";
-  feature.value = query.get("feature") ?? "";
-  if (feature.value) lookUp(false);
-  else byId("found").replaceChildren();
-}
-
-async function anyFeature() {
-  const button = byId("random");
-  button.disabled = true;
-  try {
-    const { layers } = await read("/v1/status");
-    for (let attempt = 0; attempt < 20; attempt += 1) {
-      const layer = layers[Math.floor(Math.random() * layers.length)];
-      const picked = `${layer.layer}:${Math.floor(Math.random() * layer.features)}`;
-      const record = await read(`/v1/features/${picked.replace(":", "/")}`);
-      feature.value = picked;
-      if (record.count > 0) break;
-    }
-    lookUp();
-  } catch (error) {
-    byId("found").replaceChildren(element("p", { class: "empty" }, error.message));
-  } finally {
-    button.disabled = false;
+async function show(parameters) {
+  const mine = ++turn;
+  const name = parameters.view;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.dataset.view === name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
+  const open = byId("open");
+  open.value = parameters.q ?? (name === "feature" ? (parameters.feature ?? "") : open.value);
+  title();
+  if (shown?.name === name) {
+    shown.view.update(parameters);
+    return;
+  }
+  const module = await LOAD[name]();
+  if (mine !== turn) return;
+  shown?.view.close?.();
+  const root = element("div", { class: `view ${name}` });
+  byId("view").replaceChildren(root);
+  shown = { name, view: module.open(root, parameters) };
+  byId("save").replaceChildren(saveMenu(root, name, shown.view));
+  title();
 }
 
+function title() {
+  const name = TITLES[parse().view];
+  const tokens = run.snapshot?.tokens;
+  document.title = tokens ? `${name} · ${brief(tokens)} tokens · saestream` : `${name} · saestream`;
+}
+
+function header() {
+  const link = freshness();
+  const old = age() > 10 ? 5 * Math.round(age() / 5) : Math.round(age()); // read out by a screen reader: not every second
+  const pill = byId("link");
+  pill.dataset.link = link;
+  put(pill, { lost: "connection lost – trying again", stale: `numbers are ${old} s old`, live: "live" }[link]);
+  const notice = byId("notice");
+  notice.hidden = !run.problem;
+  put(notice, run.problem ?? "");
+  const { status, snapshot } = run;
+  if (status) {
+    put("model", status.model || `${status.layers.length} layers, activations pushed`);
+    byId("model").title = [status.model, status.saes].filter(Boolean).join(" · ");
+  }
+  put("tokens", snapshot ? count(snapshot.tokens) : "–");
+  title();
+}
+
+for (const name of VIEWS) {
+  byId("views").append(element("a", { href: address({ view: name }), "data-view": name }, TITLES[name]));
+}
 byId("lookup").addEventListener("submit", (event) => {
   event.preventDefault();
-  lookUp();
+  const wanted = byId("open").value.trim();
+  if (isFeature(wanted)) go(parse(new URL(featureLink(wanted.replace(/\s/g, "")), location.href).search));
+  else go({ view: "search", q: wanted });
 });
-measure.addEventListener("change", () => lookUp());
-byId("random").addEventListener("click", anyFeature);
-addEventListener("popstate", fromAddress);
-byId("found").addEventListener("click", (event) => {
-  const link = event.target.closest("a[data-feature]");
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea"))
+    return;
   event.preventDefault();
-  feature.value = link.dataset.feature;
-  lookUp();
+  byId("open").select();
 });
 
-let shownAt = 0;
-follow({
-  onSnapshot: (snapshot) => {
-    showSnapshot(snapshot);
-    refresh();
-    const looked = currentFeature();
-    if (looked && feature.value.replace(/\s/g, "") === looked.feature && performance.now() - shownAt > FEATURE_MS) {
-      shownAt = performance.now();
-      show(looked.feature, looked.measure, true);
-    }
-  },
-  onRefresh: refresh,
-  onLink: showLink,
-});
-setInterval(showAge, 1_000);
-fromAddress();
+watch(header);
+watch(() => shown?.view.moved?.());
+onRoute((parameters) => show(parameters).catch((error) => byId("view").replaceChildren(empty(error.message))));
+followLinks();
+follow({ onSnapshot: (snapshot) => (sawSnapshot(snapshot), refresh()), onRefresh: refresh, onLink: sawLink });
+setInterval(header, 1_000);
+show(parse());

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import redis
 
+from engine.analysis.context_lists import ContextLists, contexts_of
 from engine.encoder.description import RunDescription
 from engine.errors import NotReady
 from engine.measures.relations import Edges, FeatureGraph, LayerCounts, Pair
@@ -77,6 +78,8 @@ class Whole:
     needed: Needed
     children: int
     siblings: Mapping[Pair, SiblingGroups] = field(default_factory=dict)
+    contexts: Sequence[ContextLists] = ()
+    """Per layer."""
 
 
 class SnapshotReader:
@@ -116,8 +119,9 @@ class SnapshotReader:
             siblings = None if records is None else self._siblings(_pairs(records, run.dictionaries), order)
             gates = None if records is None or hidden is None else self._gates(list(hidden), run.dictionaries, order)
             if records is not None and hidden is not None and siblings is not None and gates is not None:
+                contexts = contexts_of(records, run.dictionaries)
                 found = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
-                return Whole(snapshot, run, *found, hidden, *gates, dict(map(unpack_siblings, siblings)))
+                return Whole(snapshot, run, *found, hidden, *gates, dict(map(unpack_siblings, siblings)), contexts)
             log.info("snapshot %s was replaced while it was read", snapshot.version)
         raise NotReady(f"{_ATTEMPTS} snapshots in a row were replaced while they were read: the machine is busy", retry_after=5)
 

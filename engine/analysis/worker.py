@@ -21,6 +21,7 @@ from engine.analysis.community_ids import IDS
 from engine.analysis.community_splits import Communities
 from engine.analysis.decoders import Decoders
 from engine.analysis.lists import Lists
+from engine.analysis.search import Searches
 from engine.analysis.snapshot import SnapshotReader, Whole
 from engine.encoder.decoder_file import DECODERS
 from engine.errors import NotReady, SaestreamError
@@ -40,6 +41,7 @@ from engine.views.relations import (
     SpecializationsRequest,
 )
 from engine.views.requests import REPLY_SECONDS, pack_answer, pack_error
+from engine.views.search_answers import SearchRequest
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +70,15 @@ class Worker:
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.redis_prefix)
         self._reader = SnapshotReader(self._client, self._keys, settings.published_k, settings.min_support)
-        self._folder = settings.data_dir
+        self._data_dir = settings.data_dir
         self._stop = stop
         self._whole: Whole | None = None
         self._packed_run = b""
         self._next_read = 0.0
         self._lists = Lists()
-        self._decoders = Decoders(self._folder / DECODERS)
-        self._communities = Communities(self._folder / IDS)
+        self._decoders = Decoders(self._data_dir / DECODERS)
+        self._searches = Searches(self._data_dir, LEAST_PAUSE, PAUSE_FACTOR)
+        self._communities = Communities(self._data_dir / IDS)
 
     def run(self) -> None:
         """Answer until stopped. Redis being away ends nothing."""
@@ -125,6 +128,9 @@ class Worker:
             return communities.one_community(self._communities.split(whole, request.by), request)
         if isinstance(request, CommunityOfRequest):
             return communities.community_of(self._communities.split(whole, request.by), request)
+        if isinstance(request, SearchRequest):
+            index = self._searches.index(whole)
+            return self._lists.page(request, page, index.snapshot, lambda: index.find(request))
         if isinstance(request, CommunitiesRequest) and page.cursor is None:
             found = self._communities.split(whole, request.by)  # perhaps of an earlier snapshot
             return self._lists.page(request, page, found.snapshot, lambda: communities.listed(found, request))
@@ -143,7 +149,9 @@ class Worker:
             return edges.edges(whole, request)
         if isinstance(request, GatesRequest):
             return gates.gates(whole, request)
-        assert isinstance(request, MatchingRequest)  # those about communities are answered from their split
+        if isinstance(request, SearchRequest):
+            raise ValueError("a search is answered from the index")
+        assert isinstance(request, MatchingRequest)  # searches and communities are answered from what is kept
         return answers.matching(whole, request, self._decoders)
 
     def _refresh(self) -> Whole:
@@ -155,7 +163,9 @@ class Worker:
         newest, _, run = self._reader.newest()
         if run != self._packed_run:  # another run in this Redis: nothing of the one before may be shown
             self._packed_run, self._whole, self._lists = run, None, Lists()
-            self._decoders, self._communities = Decoders(self._folder / DECODERS), Communities(self._folder / IDS)
+            self._decoders = Decoders(self._data_dir / DECODERS)
+            self._searches = Searches(self._data_dir, LEAST_PAUSE, PAUSE_FACTOR)
+            self._communities = Communities(self._data_dir / IDS)
         here = self._whole
         if here is not None and (here.snapshot.version == newest.version or time.monotonic() < self._next_read):
             return here

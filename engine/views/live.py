@@ -2,9 +2,10 @@
 
 1. The thread pops requests. Similarity and neighbours take the lock that counting holds, copy the cells that they need (0.1–6 ms),
    and are computed and answered outside of it.
-2. Contexts need the encoder, which belongs to the main loop: they go onto a queue, and the loop answers them between micro-batches
-   (`answer_pending`), in steps of one call of the encoder and in turn, so that one request for many windows holds up neither the
-   counting nor the other requests. An idle loop sleeps in `wait`, which a context request ends.
+2. Contexts and prompts need the encoder, which belongs to the main loop: they go onto a queue, and the loop answers them between
+   micro-batches (`answer_pending`), in steps of one call of the encoder and in turn, so that one request for many windows holds up
+   neither the counting nor the other requests. An idle loop sleeps in `wait`, which such a request ends. So many prompts may wait
+   and no more: the next one is refused at once.
 
 A request that fails says so to the one who asked; a defect of ours is logged whole and answered without detail. Redis being away
 ends nothing: the thread tries again until it is stopped.
@@ -21,33 +22,21 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import msgspec
-import numpy as np
 import redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from engine.errors import BadValue, NotReady, SaestreamError, Unknown
-from engine.measures import PairCounts
-from engine.views import answers
-from engine.views.answers import (
-    NeighborsAnswer,
-    SimilarityAnswer,
-    live_snapshot,
-    name,
-    no_table,
-    pair_names,
-)
+from engine.errors import Conflict, NotReady, SaestreamError, TooMany
 from engine.views.connection import connect
 from engine.views.context_queries import ContextQueries
 from engine.views.contexts import EncodeWindows
 from engine.views.corpora import CorpusQueries
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
-from engine.views.intervals import interval_rows
+from engine.views.graph_answers import GraphAnswer, GraphRequest
 from engine.views.keys import Keys
-from engine.views.neighbor_rows import NeighborRows, OneSide
 from engine.views.paper_gates import PaperQueries
 from engine.views.pins import PinQueries
-from engine.views.records import NEIGHBOR
+from engine.views.prompt_queries import PromptQueries
 from engine.views.requests import (
     REPLY_SECONDS,
     CompareEdgesRequest,
@@ -68,10 +57,10 @@ from engine.views.requests import (
     pack_answer,
     pack_error,
 )
+from engine.views.table_queries import TableQueries
 
 if TYPE_CHECKING:
     from engine.counts.state import State
-    from engine.counts.watched import Watched
     from engine.encoder.description import RunDescription
     from engine.settings import Settings
 
@@ -79,15 +68,23 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25  # how long a pop waits, and with it how long `stop` may take
 _AWAY_SECONDS = 0.2  # between attempts while Redis is away
-_PENDING_SECONDS = 0.25  # of a loop's turn for contexts; what is left waits for the next turn
+_PENDING_SECONDS = 0.25  # of a loop's turn for what needs the encoder; what is left waits for the next turn
+
+MOST_PROMPTS = 16
+"""Prompts that may wait: some 0.05 s each on the demo and a second with GPT-2 small, of which every other one is for counting."""
+
+Steps = Iterator[ContextsAnswer | GateContextsAnswer | GraphAnswer | None]
+"""An answer in steps of one call of the encoder: None while there is more to do."""
 
 
 class LiveQueries(threading.Thread):
     """Answers requests about the running state.
 
     Attributes:
-        pending: context requests that wait for the main loop.
+        pending: requests that wait for the main loop, each with what begins its answer.
+        tables: look-ups in the running tables.
         pins: set before the thread starts; without it pairs can't be pinned.
+        prompts: set before the thread starts, in a run with a model; without it there are no graphs of prompts.
     """
 
     def __init__(
@@ -114,19 +111,19 @@ class LiveQueries(threading.Thread):
             NoRedis: the settings name no Redis.
         """
         super().__init__(name="live queries", daemon=True)
-        self.pending: queue.Queue[tuple[Envelope, ContextsRequest | GateContextsRequest]] = queue.Queue()
+        self.pending: queue.Queue[tuple[Envelope, Callable[[EncodeWindows], Steps]]] = queue.Queue()
         self.pins: PinQueries | None = None
+        self.prompts: PromptQueries | None = None
+        self.tables = TableQueries(
+            description, state, lock, cosines or DecoderCosines(None, ()), effects or Effects(description.dictionaries)
+        )
         self._corpora = CorpusQueries(description, state, lock)
         self._paper = PaperQueries(state, lock)
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.redis_prefix)
-        self._description = description
-        self._state = state
-        self._lock = lock
-        self._cosines = cosines or DecoderCosines(None, ())
         self._contexts = ContextQueries(description, state, lock, decode)
-        self._effects = effects or Effects(description.dictionaries)
-        self._open: deque[tuple[Envelope, Iterator[ContextsAnswer | GateContextsAnswer | None]]] = deque()  # begun by the main loop
+        self._open: deque[tuple[Envelope, Steps]] = deque()  # begun by the main loop
+        self._waiting_prompts: set[str] = set()  # ids; added to by this thread, removed from by the main loop
         self._ending = threading.Event()
         self._woken = threading.Event()
 
@@ -160,7 +157,7 @@ class LiveQueries(threading.Thread):
         self._woken.wait(seconds)
 
     def answer_pending(self, windows: EncodeWindows) -> int:
-        """Answer context requests, for at most about 0.25 s and at least a step if there is any. Call it from the main loop.
+        """Answer contexts and prompts, for at most about 0.25 s and at least a step if there is any. Call it from the main loop.
 
         Args:
             windows: positions in the log → the windows that hold them, encoded.
@@ -172,14 +169,16 @@ class LiveQueries(threading.Thread):
         while True:
             self._woken.clear()
             while not self.pending.empty():
-                envelope, request = self.pending.get_nowait()
-                self._open.append((envelope, self._contexts.steps(request, windows)))
+                envelope, begin = self.pending.get_nowait()
+                self._open.append((envelope, begin(windows)))
             if not self._open:
                 break
             envelope, steps = self._open.popleft()
             if envelope.deadline <= time.time():
+                self._waiting_prompts.discard(envelope.id)
                 continue
             if self._answer(envelope, lambda steps=steps: next(steps)):
+                self._waiting_prompts.discard(envelope.id)
                 answered += 1
             else:
                 self._open.append((envelope, steps))
@@ -199,18 +198,40 @@ class LiveQueries(threading.Thread):
             return
         request = envelope.request
         if isinstance(request, ContextsRequest | GateContextsRequest):
-            self.pending.put((envelope, request))
-            self._woken.set()
+            self._put(envelope, lambda windows: self._contexts.steps(request, windows))
+        elif isinstance(request, GraphRequest):
+            self._answer(envelope, lambda: self._admit(envelope, request))
         else:
             self._answer(envelope, lambda: self._at_once(request))
+
+    def _put(self, envelope: Envelope, begin: Callable[[EncodeWindows], Steps]) -> None:
+        """Leave a request to the main loop."""
+        self.pending.put((envelope, begin))
+        self._woken.set()
+
+    def _admit(self, envelope: Envelope, request: GraphRequest) -> None:
+        """Leave a prompt to the main loop, if there is nothing wrong with it and not too many wait.
+
+        Raises:
+            Conflict: a run without a model. TooMany. What `PromptQueries.prepare` raises.
+        """
+        prompts = self.prompts
+        if prompts is None:
+            raise Conflict("this run has no model (--dictionary), so no prompt can be run through it")
+        prompt = prompts.prepare(request)
+        waiting = len(self._waiting_prompts)
+        if waiting >= MOST_PROMPTS:
+            raise TooMany(f"{waiting} prompts wait for the engine already, and no more are taken until one is answered")
+        self._waiting_prompts.add(envelope.id)
+        self._put(envelope, lambda windows: prompts.steps(prompt))
 
     def _at_once(self, request: LiveRequest) -> LiveAnswer:
         """The answer to what does not need the main loop."""
         match request:
             case SimilarityRequest():
-                return self.similarity(request)
+                return self.tables.similarity(request)
             case NeighborsRequest():
-                return self.neighbors(request)
+                return self.tables.neighbors(request)
             case CorpusFeatureRequest():
                 return self._corpora.feature(request.feature, request.corpus)
             case CompareRequest():
@@ -224,8 +245,8 @@ class LiveQueries(threading.Thread):
                 return self._pinning().pinned(request.after, request.limit)
             case PaperGatesRequest():
                 return self._paper.gates(request.pair, request.threshold, request.start, request.limit)
-            case ContextsRequest() | GateContextsRequest():
-                raise ValueError("contexts are answered by the main loop")
+            case ContextsRequest() | GateContextsRequest() | GraphRequest():
+                raise ValueError(f"{type(request).__name__} is answered by the main loop")
 
     def _pinning(self) -> PinQueries:
         if self.pins is None:
@@ -252,122 +273,3 @@ class LiveQueries(threading.Thread):
         except (redis.RedisError, OSError) as error:
             log.warning("a live answer was lost, Redis fails: %s", error)
         return True
-
-    def similarity(self, request: SimilarityRequest) -> SimilarityAnswer:
-        """Every measure of one pair from the running counts.
-
-        Raises:
-            Unknown: a feature or a layer pair that the run does not have.
-        """
-        up, down = request.up, request.down
-        self._check(up)
-        self._check(down)
-        pair = up[0], down[0]
-        if pair not in self._state.pairs:
-            raise Unknown(
-                f"{name(up)} and {name(down)}: layers {pair[0]}→{pair[1]} are no layer pair of this run; it has "
-                f"{pair_names(list(self._state.pairs))}"
-            )
-        with self._lock:
-            tokens = self._state.tokens
-            one, other = self._marginal(up), self._marginal(down)
-            table, watched = self._state.pairs[pair], self._state.watched[pair]
-            joint, product = int(table.joint((up[1], down[1]))), float(table.products[up[1], down[1]])
-            row = watched.find(np.array([up[1]]), np.array([down[1]]))
-            interval = interval_rows(watched, row, request.corpus)[0] if row[0] >= 0 else None
-            if request.corpus is not None:
-                sums = self._corpus_sums(watched, int(row[0]), request)
-        cosine = self._cosines.of_pairs(*pair, np.array([up[1]]), np.array([down[1]]))
-        if request.corpus is not None:
-            tokens, n_i, n_j, joint = (int(value) for value in sums[:4])
-            a, b, aa, bb, product = sums[4:].tolist()
-        else:
-            n_i, n_j, a, b, aa, bb = one.count, other.count, one.sum, other.sum, one.sum_of_squares, other.sum_of_squares
-        counts = PairCounts(tokens, n_i, n_j, joint, a, b, aa, bb, product, float(cosine[0]))
-        effects = float(self._effects.ratios(pair, np.array([joint]))[0]), float(np.fmax(one.rate_effect, other.rate_effect))
-        return answers.similarity(up, down, counts, effects, interval, live_snapshot(tokens), corpus=request.corpus)
-
-    def _corpus_sums(self, watched: Watched, row: int, request: SimilarityRequest) -> np.ndarray:
-        """float64 `[9]` of one watched pair in one corpus.
-
-        Raises:
-            Unknown: a corpus that nothing was counted of. BadValue: the pair is not watched.
-        """
-        assert request.corpus is not None
-        known = sorted({corpus for part in self._state.corpora for corpus in part.corpora})
-        if request.corpus not in known:
-            raise Unknown(
-                f"corpus = {request.corpus!r}: nothing was counted of such a corpus; there are {', '.join(known) or 'none'}"
-            )
-        if row < 0:
-            raise BadValue(
-                f"{name(request.up)} and {name(request.down)} are not watched, and pairs are kept per corpus from when they are: "
-                "POST /v1/watch"
-            )
-        return watched.moments(request.corpus, np.array([row])).sums[0]
-
-    def neighbors(self, request: NeighborsRequest) -> NeighborsAnswer:
-        """A ranking over whole rows or columns of the running tables.
-
-        Raises:
-            BadValue: a ranking that can't be. Unknown: a feature that the run does not have.
-        """
-        rank = answers.check_ranking(request.direction, request.measure, request.k, request.min_support, request.rank)
-        feature, downstream = request.feature, request.direction == "downstream"
-        self._check(feature)
-        pairs = [pair for pair in self._state.pairs if pair[0 if downstream else 1] == feature[0]]
-        if not pairs:
-            raise no_table(feature, request.direction, list(self._state.pairs))
-        with self._lock:
-            tokens = self._state.tokens
-            own = self._marginal(feature)
-            tables = [self._rows(pair, feature[1], downstream, request.min_support) for pair in pairs]
-        for pair, table in zip(pairs, tables, strict=True):
-            i, j = (feature[1], table.rows["index"]) if downstream else (table.rows["index"], feature[1])
-            table.rows["decoder_cosine"] = self._cosines.of_pairs(*pair, np.asarray(i), np.asarray(j))
-        return answers.neighbors(
-            feature,
-            own,
-            tables,
-            live_snapshot(tokens),
-            direction=request.direction,
-            measure=request.measure,
-            k=request.k,
-            min_support=request.min_support,
-            rank=rank,
-        )
-
-    def _rows(self, pair: tuple[int, int], index: int, downstream: bool, min_support: int) -> NeighborRows:
-        """A row or column of a pair table: cells with the support only."""
-        table, watched = self._state.pairs[pair], self._state.watched[pair]
-        line = (index, slice(None)) if downstream else (slice(None), index)
-        halves, product = table.halves(line).astype(np.int64), table.products[line].cpu().numpy()
-        joint = halves.sum(axis=1)
-        chosen = np.flatnonzero(joint >= min_support)
-        layer = pair[1 if downstream else 0]
-        marginals = self._state.marginals[layer]
-        by_half = marginals.by_half.cpu().numpy()[chosen]
-        rows = np.empty(len(chosen), NEIGHBOR)
-        rows["index"] = chosen
-        rows["joint"], rows["joint_a"], rows["product"] = joint[chosen], halves[chosen, 0], product[chosen]
-        rows["count"], rows["count_a"] = by_half.sum(axis=1), by_half[:, 0]
-        for column in ("sum", "sum_of_squares"):
-            rows[column] = getattr(marginals, column).cpu().numpy()[chosen]
-        rows["effect"] = self._effects.ratios(pair, rows["joint"])
-        rows["rate_effect"] = self._effects.rates[layer][chosen]
-        own = np.full(len(chosen), index)
-        found = watched.find(*((own, chosen) if downstream else (chosen, own)))
-        intervals = interval_rows(watched, found[found >= 0])
-        intervals["index"] = chosen[found >= 0]
-        return NeighborRows(layer, rows, intervals, len(marginals.by_half))
-
-    def _marginal(self, feature: tuple[int, int]) -> OneSide:
-        layer, index = feature
-        part = self._state.marginals[layer]
-        half_a, half_b = part.by_half[index].tolist()
-        effect = float(self._effects.rates[layer][index])
-        return OneSide(half_a + half_b, float(part.sum[index]), float(part.sum_of_squares[index]), half_a, effect)
-
-    def _check(self, feature: tuple[int, int]) -> None:
-        if (error := answers.unknown(self._description, feature)) is not None:
-            raise error

@@ -23,6 +23,7 @@ from engine.views.gate_answers import Kind as GateKind
 from engine.views.keys import Keys
 from engine.views.relation_answers import FlowAnswer, Kind, LineagesAnswer, MatchingAnswer, SpecializationsAnswer
 from engine.views.requests import exchange, open_reply
+from engine.views.search_answers import SearchAnswer, SearchRequest
 
 __all__ = [
     "ANSWERS",
@@ -139,6 +140,7 @@ RelationRequest = (
     | HistogramsRequest
     | EdgesRequest
     | GatesRequest
+    | SearchRequest
     | CommunitiesRequest
     | CommunityRequest
     | CommunityOfRequest
@@ -162,6 +164,7 @@ ANSWERS: dict[type, type] = {
     HistogramsRequest: HistogramsAnswer,
     EdgesRequest: EdgesAnswer,
     GatesRequest: GatesAnswer,
+    SearchRequest: SearchAnswer,
     CommunitiesRequest: CommunitiesAnswer,
     CommunityRequest: CommunityAnswer,
     CommunityOfRequest: CommunityOfAnswer,

@@ -20,6 +20,7 @@ from engine.errors import NotReady, SaestreamError
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, CorpusFeatureAnswer, PinAnswer, PinnedAnswer
 from engine.views.gate_answers import GateParentAnswer, Kind, PaperGatesAnswer
+from engine.views.graph_answers import GraphAnswer, GraphRequest
 from engine.views.keys import Keys
 from engine.views.records import Direction
 
@@ -126,6 +127,7 @@ LiveRequest = (
     | PinnedRequest
     | GateContextsRequest
     | PaperGatesRequest
+    | GraphRequest
 )
 
 
@@ -235,11 +237,12 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """A packed answer, or the class and message of a `SaestreamError`."""
+    """A packed answer, or the class and message of a `SaestreamError`, and after how many seconds to ask again."""
 
     answer: msgspec.Raw = msgspec.Raw(b"\xc0")
     error: str | None = None
     message: str = ""
+    retry_after: int | None = None
 
 
 LiveAnswer = (
@@ -253,6 +256,7 @@ LiveAnswer = (
     | PinnedAnswer
     | GateContextsAnswer
     | PaperGatesAnswer
+    | GraphAnswer
 )
 Opened = TypeVar("Opened", bound=msgspec.Struct)
 _ANSWERS: dict[type, type] = {
@@ -266,6 +270,7 @@ _ANSWERS: dict[type, type] = {
     PinnedRequest: PinnedAnswer,
     GateContextsRequest: GateContextsAnswer,
     PaperGatesRequest: PaperGatesAnswer,
+    GraphRequest: GraphAnswer,
 }
 
 
@@ -325,7 +330,7 @@ def pack_answer(answer: msgspec.Struct) -> bytes:
 
 def pack_error(error: SaestreamError) -> bytes:
     """A reply that raises this error where the request came from."""
-    return msgspec.msgpack.encode(Reply(error=type(error).__name__, message=error.message))
+    return msgspec.msgpack.encode(Reply(error=type(error).__name__, message=error.message, retry_after=error.retry_after))
 
 
 def open_reply(packed: bytes, answer: type[Opened]) -> Opened:
@@ -338,4 +343,4 @@ def open_reply(packed: bytes, answer: type[Opened]) -> Opened:
     if reply.error is None:
         return msgspec.msgpack.decode(reply.answer, type=answer)
     kind = getattr(errors, reply.error, SaestreamError)
-    raise kind(reply.message)
+    raise kind(reply.message, retry_after=reply.retry_after)

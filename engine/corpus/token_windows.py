@@ -1,0 +1,59 @@
+"""The token windows of a corpus log that another process writes: for readers of text that count nothing.
+
+Sealed segments never change, and appear under their names whole, so nothing has to be locked. No torch here.
+"""
+
+from __future__ import annotations
+
+import bisect
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from engine import durable
+from engine.corpus.segment_file import MAGIC, VERSION, read_segment_header, segment_path
+
+
+class TokenWindows(NamedTuple):
+    """Position in the log of a segment's first token, int32 `[n]` token ids, and int32 `[W + 1]` offsets of its windows."""
+
+    first_position: int
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+
+class SealedWindows:
+    """Reads the log under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._ends: list[int] = []  # position after each segment that is known
+
+    def segment_of(self, position: int) -> int | None:
+        """The number of the segment that holds a position; None when it is not sealed, or its header is gone.
+
+        Raises:
+            DamagedFile: a header before it can't be read.
+        """
+        while not self._ends or self._ends[-1] <= position:
+            try:
+                self._ends.append(read_segment_header(self._root, len(self._ends)).end_position)
+            except FileNotFoundError:
+                return None
+        return bisect.bisect_right(self._ends, position)
+
+    def end(self, number: int) -> int:
+        """Position after a segment that `segment_of` has named."""
+        return self._ends[number]
+
+    def read(self, number: int) -> TokenWindows | None:
+        """The windows of a segment, without its documents; None where it holds pushed activations.
+
+        Raises:
+            FileNotFoundError: it is gone. DamagedFile: it is not what it must be.
+        """
+        header, arrays = durable.read_framed(segment_path(self._root, number), MAGIC, {VERSION})
+        if header["kind"] != "tokens":
+            return None
+        return TokenWindows(header["first_position"], arrays["tokens"], arrays["window_offsets"])
