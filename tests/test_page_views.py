@@ -306,8 +306,8 @@ def test_graphs_of_certain_pairs_a_lineage_and_a_gate(sight: Sight, service: Ser
     graph(page)
     page.get_by_text("Edges as a table").click()
     assert shown_edges(page) == ends(service.get("/v1/edges", limit=80)["items"])
-    page.get_by_label("pairs").fill("15")
-    page.get_by_label("pairs").press("Enter")
+    page.get_by_label("pairs", exact=True).fill("15")
+    page.get_by_label("pairs", exact=True).press("Enter")
     expect(page.locator(".edge-table tbody tr")).to_have_count(15)
     lineage = service.get("/v1/lineages", limit=1)["items"][0]
     begin(page, "lineage", lineage["features"][0]["feature"])
