@@ -217,8 +217,9 @@ def test_a_click_expands_a_node_and_the_address_restores_all_of_it(sight: Sight,
     other = neighbors(service, busy, "downstream", k=3)[0]["feature"]
     node(page, other).click()
     expect(page.locator(".side h1")).to_have_text(other)
+    added = {one["feature"] for side in ("upstream", "downstream") for one in neighbors(service, other, side, k=3)}
+    eventually(f"{sorted(added)} are in the graph", lambda: added <= nodes(page), 10)
     grown = nodes(page)
-    assert {one["feature"] for one in neighbors(service, other, "upstream", k=3)} <= grown
     page.get_by_role("button", name="zoom in").click()
     drag(page, 60, 40)
     expect(page).to_have_url(re.compile(r"at=-?\d+,-?\d+,[\d.]+"))
