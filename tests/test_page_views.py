@@ -321,6 +321,24 @@ def test_graphs_of_certain_pairs_a_lineage_and_a_gate(sight: Sight, service: Ser
     expect(node(page, gate["child"])).to_have_attribute("aria-label", re.compile("a gate"))
 
 
+def test_a_community_of_the_overview_is_a_graph_in_its_colour(sight: Sight, service: Service) -> None:
+    listed = service.get("/v1/communities", sort="stability", limit=8)
+    page = sight.open()
+    links = page.locator(".groups .id")
+    expect(links).to_have_text([one["id"] for one in listed["items"]])
+    links.first.click()
+    first = listed["items"][0]
+    expect(page.locator(".node")).to_have_count(first["size"])
+    members = service.get(f"/v1/communities/{first['id']}")
+    assert nodes(page) == {one["feature"] for one in members["features"]}
+    assert shown_edges(page) == ends(members["edges"])
+    expect(page.locator(".legend-box .chip")).to_have_text(first["id"])
+    feature = first["top"][0]
+    expect(node(page, feature)).to_have_attribute("aria-label", re.compile(f"community {first['id']}"))
+    node(page, feature).click()
+    expect(page.locator(".side .community")).to_contain_text(f"community {first['id']}")
+
+
 def begin(page: Page, kind: str, of: str) -> None:
     page.get_by_label("start from").select_option(kind)
     page.get_by_label("start", exact=True).fill(of)
