@@ -133,7 +133,7 @@ def test_what_the_address_asks_for_in_vain_is_answered_with_a_sentence(sight: Si
 
 def test_an_address_with_nonsense_for_settings_shows_the_defaults(sight: Sight) -> None:
     page = sight.open("/?view=graph&k=many&hops=-1&measure=cosine&least=x&expand=,7&at=1,2&rank=up&start=everything")
-    expect(page.get_by_label("pairs")).to_have_value("80")
+    expect(page.get_by_label("pairs", exact=True)).to_have_value("80")
     expect(page.get_by_label("measure")).to_have_value("jaccard")
     expect(page.get_by_label("start from")).to_have_value("top")
     page = sight.open("/?view=nowhere")

@@ -217,8 +217,9 @@ def test_a_click_expands_a_node_and_the_address_restores_all_of_it(sight: Sight,
     other = neighbors(service, busy, "downstream", k=3)[0]["feature"]
     node(page, other).click()
     expect(page.locator(".side h1")).to_have_text(other)
+    added = {one["feature"] for side in ("upstream", "downstream") for one in neighbors(service, other, side, k=3)}
+    eventually(f"{sorted(added)} are in the graph", lambda: added <= nodes(page), 10)
     grown = nodes(page)
-    assert {one["feature"] for one in neighbors(service, other, "upstream", k=3)} <= grown
     page.get_by_role("button", name="zoom in").click()
     drag(page, 60, 40)
     expect(page).to_have_url(re.compile(r"at=-?\d+,-?\d+,[\d.]+"))
@@ -306,8 +307,8 @@ def test_graphs_of_certain_pairs_a_lineage_and_a_gate(sight: Sight, service: Ser
     graph(page)
     page.get_by_text("Edges as a table").click()
     assert shown_edges(page) == ends(service.get("/v1/edges", limit=80)["items"])
-    page.get_by_label("pairs").fill("15")
-    page.get_by_label("pairs").press("Enter")
+    page.get_by_label("pairs", exact=True).fill("15")
+    page.get_by_label("pairs", exact=True).press("Enter")
     expect(page.locator(".edge-table tbody tr")).to_have_count(15)
     lineage = service.get("/v1/lineages", limit=1)["items"][0]
     begin(page, "lineage", lineage["features"][0]["feature"])
@@ -318,6 +319,24 @@ def test_graphs_of_certain_pairs_a_lineage_and_a_gate(sight: Sight, service: Ser
     expect(page.locator(".said")).not_to_contain_text("Reading")
     assert {(parent["feature"], gate["child"]) for parent in gate["parents"]} <= shown_edges(page)
     expect(node(page, gate["child"])).to_have_attribute("aria-label", re.compile("a gate"))
+
+
+def test_a_community_of_the_overview_is_a_graph_in_its_colour(sight: Sight, service: Service) -> None:
+    listed = service.get("/v1/communities", sort="stability", limit=8)
+    page = sight.open()
+    links = page.locator(".groups .id")
+    expect(links).to_have_text([one["id"] for one in listed["items"]])
+    links.first.click()
+    first = listed["items"][0]
+    expect(page.locator(".node")).to_have_count(first["size"])
+    members = service.get(f"/v1/communities/{first['id']}")
+    assert nodes(page) == {one["feature"] for one in members["features"]}
+    assert shown_edges(page) == ends(members["edges"])
+    expect(page.locator(".legend-box .chip")).to_have_text(first["id"])
+    feature = first["top"][0]
+    expect(node(page, feature)).to_have_attribute("aria-label", re.compile(f"community {first['id']}"))
+    node(page, feature).click()
+    expect(page.locator(".side .community")).to_contain_text(f"community {first['id']}")
 
 
 def begin(page: Page, kind: str, of: str) -> None:
