@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 SENTENCE = "Return a tuple of ints, or None if the array has no axis of that name; raise ValueError otherwise. "
 PROMPTS = {"a sentence": {"prompt": SENTENCE}, "250 tokens": {"prompt": SENTENCE * 10}}
 LARGEST = {"250 tokens, largest answer": {"prompt": SENTENCE * 10, "per_layer": 200, "edges": 5000}}
-SEARCHES = (
+SEARCHES = ("array", "the", "tuple", "return", "value", "int", "axis", "function", "string", "list", "none", "object", "type")
     "array",
     "the",
     "tuple",
