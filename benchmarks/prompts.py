@@ -29,27 +29,6 @@ SENTENCE = "Return a tuple of ints, or None if the array has no axis of that nam
 PROMPTS = {"a sentence": {"prompt": SENTENCE}, "250 tokens": {"prompt": SENTENCE * 10}}
 LARGEST = {"250 tokens, largest answer": {"prompt": SENTENCE * 10, "per_layer": 200, "edges": 5000}}
 SEARCHES = ("array", "the", "tuple", "return", "value", "int", "axis", "function", "string", "list", "none", "object", "type")
-    "array",
-    "the",
-    "tuple",
-    "return",
-    "value",
-    "int",
-    "axis",
-    "function",
-    "string",
-    "list",
-    "if",
-    "none",
-    "object",
-    "of",
-    "type",
-    "file",
-    "raise",
-    "set",
-    "default",
-    "name",
-)
 
 
 def ask(client: httpx.Client, body: dict[str, Any]) -> Any:
