@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 SENTENCE = "Return a tuple of ints, or None if the array has no axis of that name; raise ValueError otherwise. "
 PROMPTS = {"a sentence": {"prompt": SENTENCE}, "250 tokens": {"prompt": SENTENCE * 10}}
 LARGEST = {"250 tokens, largest answer": {"prompt": SENTENCE * 10, "per_layer": 200, "edges": 5000}}
-SEARCHES = ("array", "the", "tuple of", "zzzz")
+SEARCHES = ("array", "the", "tuple", "return", "value", "int", "axis", "function", "string", "list", "none", "object", "type")
 
 
 def ask(client: httpx.Client, body: dict[str, Any]) -> Any:
@@ -56,9 +56,8 @@ def idle(client: httpx.Client, sizes: dict[str, int]) -> list[dict[str, object]]
     took = time.perf_counter() - began
     first = Timing(took, took, took, 0.0, 1)
     rows.append(row("prompts", "search: the first one", sizes, first, contexts=found["searched"], features=found["total"]))
-    for q in SEARCHES:
-        timing = measure(lambda q=q: search(client, q), 10)
-        rows.append(row("prompts", f"search: {q}", sizes, timing, features=search(client, q)["total"]))
+    words = iter(SEARCHES[1:])  # a list that was made is kept: each word once
+    rows.append(row("prompts", "search: further words", sizes, measure(lambda: search(client, next(words)), len(SEARCHES) - 2)))
     return rows
 
 

@@ -141,7 +141,7 @@ class PromptQueries:
             chosen, peaks = most_active(entries, request.token)
             dropped += max(0, len(chosen) - request.per_layer)
             features[layer] = chosen[: request.per_layer]
-            nodes += self._nodes(layer, features[layer], peaks, entries, len(tokens), total)
+            nodes += self._nodes(layer, features[layer], peaks[: request.per_layer], entries, len(tokens), total)
         edges, further_edges = edges_among(
             self._state,
             self._effects,
@@ -177,7 +177,7 @@ class PromptQueries:
         shown = row[entries.feature] >= 0
         activations = np.zeros((len(chosen), tokens), np.float32)
         activations[row[entries.feature[shown]], entries.token[shown]] = entries.value[shown]
-        for index, peak, count, values in zip(chosen.tolist(), peaks.tolist(), counts.tolist(), activations, strict=False):
+        for index, peak, count, values in zip(chosen.tolist(), peaks.tolist(), counts.tolist(), activations, strict=True):
             yield GraphNodeAnswer(
                 feature=name((layer, index)),
                 layer=layer,
