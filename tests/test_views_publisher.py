@@ -254,6 +254,16 @@ def test_a_wipe_while_idle_is_found_by_the_next_publish_of_the_same_state(rig: R
     assert read_all(rig)[0].tokens == 100
 
 
+def test_a_segment_that_ends_after_its_last_token_was_published_is_published_too(rig: Rig) -> None:
+    state, publisher = counted(dense_activations(100)), rig.publisher()
+    first = publish(publisher, state)
+    assert publish(publisher, state).version == first.version  # nothing new
+    state.end_segment([], [], [])
+    second = publish(publisher, state)
+    assert second.version != first.version and second.tokens == first.tokens and second.written == len(ALL)
+    assert publish(publisher, state).version == second.version
+
+
 def test_only_changed_records_are_rewritten_and_all_are_as_if_all_had_been(rig: Rig) -> None:
     layers = dense_activations(300)
     layers[2][:, 20:] = 0  # these partners of nobody, so that something can stay unchanged

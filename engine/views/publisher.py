@@ -157,7 +157,8 @@ class Publisher:
         """
         began = time.monotonic()
         try:
-            if self.tokens == state.tokens and self._heartbeat(status, uploads, convergence):
+            published = self._published
+            if published is not None and published.is_of(state, self._effects) and self._heartbeat(status, uploads, convergence):
                 self.last = Published(self._version, state.tokens)
             else:
                 self.last = self._publish(state, status, uploads, convergence)

@@ -158,13 +158,17 @@ class Sweep:
             for size, limit in zip(state.shape.dictionaries, state.shape.thresholds, strict=True)
         )
         of_pairs = {pair: effects.of_pair(pair) for pair in state.pairs}
-        revision = (state.segments_ended, effects.revision)
+        revision = _revision(state, effects)
         if since is not None and since.revision == revision:
             intervals = since.intervals
         else:
             intervals = {pair: PairIntervals.of(watched) for pair, watched in state.watched.items()}
         tables_of = tuple(map(tuple, tables))
         return cls(tokens, sides, strongest, thresholds, tables_of, signatures, of_pairs, effects.rates, intervals, revision)
+
+    def is_of(self, state: State, effects: Effects) -> bool:
+        """Whether a sweep of this state would be the same: a segment that ends adds no token, but intervals, gates and effects."""
+        return (self.tokens, self.revision) == (state.tokens, _revision(state, effects))
 
     def dirty(self, since: Sweep | None) -> tuple[np.ndarray, ...]:
         """Per layer bool `[D]`: features whose record is not what it was in an earlier sweep; all of them without one."""
@@ -225,6 +229,10 @@ class Sweep:
         found["index"] = index[watched >= 0]
         counts = np.bincount(of_list[watched >= 0], minlength=np.count_nonzero(dirty))
         return Slices.of(rows, lengths[dirty]), Slices.of(found, counts)
+
+
+def _revision(state: State, effects: Effects) -> tuple[int, int]:
+    return (state.segments_ended, effects.revision)
 
 
 def _with_cosines(lists: Lists, cosines: DecoderCosines, pair: tuple[int, int]) -> Lists:
