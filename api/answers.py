@@ -105,6 +105,14 @@ class ActivationAnswer(msgspec.Struct, frozen=True, kw_only=True):
     log_position: int
 
 
+class StrengthsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A histogram of activations: `counts[0]` below `edges[0]`, `counts[b]` from `edges[b - 1]` to below `edges[b]`, the last at or
+    above the last edge. Edges are 2^n and 1.5·2^n, the same for every feature."""
+
+    edges: list[float]
+    counts: list[int]
+
+
 class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One feature.
 
@@ -114,6 +122,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
         max: its strongest activation, null when it never fired.
         mean: over all tokens; mean_active: over those at which it was active, null when it never fired or where its threshold is
             not 0 (sums hold every activation, counts those above the threshold).
+        histogram: all its activations by strength, whatever its threshold.
         pairs: the layer pairs that its layer is part of.
         contexts: its strongest activations, strongest first, at most one per document and 8 in all; `…/contexts` has their text.
         strongest: the text around its strongest activation, live from the engine; null with `strongest_reason`.
@@ -132,6 +141,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     max: float | None
     mean: float | None
     mean_active: float | None
+    histogram: StrengthsAnswer
     pairs: list[tuple[int, int]]
     contexts: list[ActivationAnswer]
     strongest: ContextAnswer | None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from litestar import Request, Response, get
 from litestar.params import Parameter
 
-from api.answers import ActivationAnswer, FeatureAnswer
+from api.answers import ActivationAnswer, FeatureAnswer, StrengthsAnswer
 from api.freshness import MaxStaleness, refuse_stale
 from api.negotiation import answer
 from api.parameters import known_corpus, known_feature, parse_feature, within
@@ -16,6 +16,7 @@ from api.run import Run
 from engine.corpus.inbox import Inbox
 from engine.encoder.description import LayerDescription
 from engine.errors import NotReady
+from engine.measures.strengths import STRENGTHS
 from engine.settings import Settings
 from engine.views.answers import NeighborsAnswer, snapshot_answer
 from engine.views.corpus_answers import CorpusFeatureAnswer
@@ -169,6 +170,7 @@ def feature_answer(
         max=record.max if fired else None,
         mean=record.sum / record.tokens if record.tokens else None,
         mean_active=record.sum / record.count if record.count and record.threshold == 0 else None,
+        histogram=StrengthsAnswer(edges=STRENGTHS.tolist(), counts=record.histogram().tolist()),
         pairs=pairs,
         contexts=[ActivationAnswer(activation=value, log_position=position) for position, value in record.contexts().tolist()],
         strongest=strongest,

@@ -14,6 +14,7 @@ from engine.counts.corpora import CorpusMarginals
 from engine.counts.gate_tables import GateTables
 from engine.counts.gates import NominatedGates
 from engine.counts.hidden import HiddenSums
+from engine.counts.histograms import Histograms
 from engine.counts.ledger import Ledger
 from engine.counts.marginals import Marginals
 from engine.counts.pairs import PairTable
@@ -41,6 +42,7 @@ class State:
         marginals: one `Marginals` per layer.
         corpora: one `CorpusMarginals` per layer.
         strongest: one `Strongest` per layer.
+        histograms: one `Histograms` per layer.
         pairs: (up, down) → `PairTable`.
         watched: (up, down) → `Watched`.
         gate_tables: (up, down) → `GateTables`.
@@ -60,6 +62,7 @@ class State:
         self._parts = tuple(parts)
         self.marginals = tuple(part for part in parts if isinstance(part, Marginals))
         self.strongest = tuple(part for part in parts if isinstance(part, Strongest))
+        self.histograms = tuple(part for part in parts if isinstance(part, Histograms))
         self.corpora = tuple(part for part in parts if isinstance(part, CorpusMarginals))
         self.watched = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Watched)}
         self.gate_tables = {cast(LayerPair, part.place): part for part in parts if isinstance(part, GateTables)}

@@ -154,6 +154,7 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
         tables: one per layer pair that its layer is part of, empty ones included.
         threshold: it is active where its activation is above this.
         packed_contexts: rows of `CONTEXT`: its strongest activations, strongest first, at most one per document and 8 in all.
+        packed_histogram: int64 `[STRENGTH_BINS]`, its activations by strength (`engine.measures.strengths`).
     """
 
     layer: int
@@ -169,6 +170,11 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
     count_a: int
     rate_effect: float
     packed_contexts: memoryview = memoryview(b"")
+    packed_histogram: memoryview = memoryview(b"")
+
+    def histogram(self) -> np.ndarray:
+        """int64 `[STRENGTH_BINS]`, without a copy."""
+        return np.frombuffer(self.packed_histogram, dtype=np.int64)
 
     def contexts(self) -> np.ndarray:
         """The strongest activations, `CONTEXT [n]`, without a copy."""

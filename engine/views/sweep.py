@@ -100,6 +100,7 @@ class Sweep:
     Attributes:
         tokens: N.
         sides, strongest: per layer.
+        histograms: per layer int64 `[D, STRENGTH_BINS]`.
         thresholds: per layer float32 `[D]`; the same for the life of a run.
         tables: per layer, in the order of the layer pairs.
         signatures: per layer uint64 `[tables, D]`.
@@ -111,6 +112,7 @@ class Sweep:
     tokens: int
     sides: tuple[Side, ...]
     strongest: tuple[Strongest, ...]
+    histograms: tuple[np.ndarray, ...]
     thresholds: tuple[np.ndarray, ...]
     tables: tuple[tuple[Table, ...], ...]
     signatures: tuple[np.ndarray, ...]
@@ -131,6 +133,7 @@ class Sweep:
         strongest = tuple(
             Strongest(part.value.cpu().numpy().copy(), part.position.cpu().numpy().copy()) for part in state.strongest
         )
+        histograms = tuple(part.counts.cpu().numpy().copy() for part in state.histograms)
         tokens = state.tokens
 
         def rank(pair: tuple[int, int]) -> Ranking:
@@ -164,7 +167,9 @@ class Sweep:
         else:
             intervals = {pair: PairIntervals.of(watched) for pair, watched in state.watched.items()}
         tables_of = tuple(map(tuple, tables))
-        return cls(tokens, sides, strongest, thresholds, tables_of, signatures, of_pairs, effects.rates, intervals, revision)
+        return cls(
+            tokens, sides, strongest, histograms, thresholds, tables_of, signatures, of_pairs, effects.rates, intervals, revision
+        )
 
     def is_of(self, state: State, effects: Effects) -> bool:
         """Whether a sweep of this state would be the same: a segment that ends adds no token, but intervals, gates and effects."""
@@ -206,7 +211,8 @@ class Sweep:
             ]
             found = contexts[begins[at] : begins[at + 1]]
             own = (layer, index, self.tokens, count, total, squares, value, position)
-            yield index, encode(FeatureRecord(*own, packed, threshold, count_a, effect, found))
+            strengths = self.histograms[layer][index].data
+            yield index, encode(FeatureRecord(*own, packed, threshold, count_a, effect, found, strengths))
 
     def _rows(self, layer: int, table: Table, dirty: np.ndarray) -> tuple[Slices, Slices]:
         """The `NEIGHBOR` and the `INTERVAL` rows of the dirty features' lists."""

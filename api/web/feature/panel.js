@@ -12,6 +12,7 @@ import { histogram } from "./histogram.js";
 import { lineage } from "./lineage.js";
 import { neighbors } from "./neighbors.js";
 import { relations } from "./relations.js";
+import { strengths } from "./strengths.js";
 
 const AGAIN_MS = 3_000;
 
@@ -22,6 +23,7 @@ export function panel(root, links) {
   const explanation = element("p", { class: "explanation", hidden: true });
   const parts = [contexts, neighbors, lineage, gates, histogram, relations].map((make) => make(links));
   const [text, lists, strip, table, spread, others] = parts;
+  const strong = strengths();
   const body = element(
     "div",
     { class: "panel" },
@@ -30,7 +32,7 @@ export function panel(root, links) {
       "div",
       { class: "columns" },
       element("div", {}, text.place, lists.place),
-      element("div", {}, strip.place, table.place, spread.place, others.place),
+      element("div", {}, strip.place, table.place, strong.place, spread.place, others.place),
     ),
   );
   root.replaceChildren(body);
@@ -59,6 +61,7 @@ export function panel(root, links) {
     try {
       record = await read(pathOf(feature), mine.signal);
       head(record);
+      strong.show(record);
       if (quietly) text.strongest(record);
       await Promise.all(fast);
       body.classList.remove("old");
@@ -136,7 +139,7 @@ export function panel(root, links) {
       } else if (run.snapshot?.version !== seen && performance.now() - at >= AGAIN_MS) load(record !== null);
     },
     close: () => abort?.abort(),
-    tables: () => [...(record ? [summary(record)] : []), ...parts.flatMap((part) => part.tables?.() ?? [])],
+    tables: () => [...(record ? [summary(record)] : []), ...[...parts, strong].flatMap((part) => part.tables?.() ?? [])],
     measure: () => measureName(looked.measure),
   };
 }
