@@ -107,7 +107,7 @@ class ActivationAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 class StrengthsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A histogram of activations: `counts[0]` below `edges[0]`, `counts[b]` from `edges[b - 1]` to below `edges[b]`, the last at or
-    above the last edge. Edges are 2^n and 1.5·2^n, the same for every feature."""
+    above the last edge. Four edges to an octave, the same for every feature."""
 
     edges: list[float]
     counts: list[int]

@@ -331,7 +331,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "max": 6.21,
         "mean": 0.0113,
         "mean_active": None,
-        "histogram": {"edges": [0.015625, 0.0234375, 0.03125], "counts": [0, 12, 40, 1_921]},
+        "histogram": {"edges": [0.015625, 0.01953125, 0.0234375], "counts": [0, 12, 40, 1_921]},
         "pairs": [[2, 3], [3, 4]],
         "contexts": [{"activation": 6.21, "log_position": 51_277}, {"activation": 5.84, "log_position": 203_118}],
         "strongest": _CONTEXT,

@@ -106,7 +106,7 @@ def test_a_feature_has_the_counts_of_the_dense_activations(run: Run, feature: tu
     assert answer["mean"] == pytest.approx(column.mean(), rel=1e-6)
     assert answer["mean_active"] == pytest.approx(column[column > 0].mean(), rel=1e-6)
     edges = answer["histogram"]["edges"]
-    assert edges[:4] == [2**-6, 1.5 * 2**-6, 2**-5, 1.5 * 2**-5] and edges[-1] == 2**9
+    assert edges[:5] == [2**-6, 1.25 * 2**-6, 1.5 * 2**-6, 1.75 * 2**-6, 2**-5] and edges[-1] == 1.5 * 2**9
     assert answer["histogram"]["counts"] == np.histogram(column[column > 0], [0, *edges, np.inf])[0].tolist()
     assert answer["hook"] == f"blocks.{layer}.hook_resid_pre"
     assert answer["neuronpedia"] == (f"https://www.neuronpedia.org/tiny/{layer}-res/{index}" if layer else None)

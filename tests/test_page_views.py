@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from page_rig import VIEWS, Sight
@@ -107,6 +108,13 @@ def test_the_panel_shows_the_numbers_of_the_api(sight: Sight, service: Service, 
             if one["lower"] is not None:
                 bounds = f"Jaccard {one['estimate']:.3f}, 95 %: {one['lower']:.3f} to {one['upper']:.3f}"
                 expect(row.get_by_role("img")).to_have_attribute("aria-label", re.compile("^" + re.escape(bounds)))
+    counts = np.trim_zeros(record["histogram"]["counts"])
+    columns = page.locator(".strengths .column")
+    expect(columns).to_have_count(len(counts))
+    heights = columns.evaluate_all("all => all.map((one) => Number(one.getAttribute('height')))")
+    tall = [max(heights) * many / max(counts) for many in counts]
+    assert heights == pytest.approx(tall, abs=1)  # one that is not 0 is 1 pixel at least
+    expect(page.get_by_label("Activations by strength")).to_contain_text(f"{sum(counts):,} activations")
     strongest = service.get(f"/v1/features/{busy.replace(':', '/')}/contexts", k=1)["contexts"][0]
     first = page.locator(".contexts .context").first
     expect(first.locator(".peak")).to_have_text(re.sub(r"\s*\n\s*", " ⏎ ", strongest["tokens"][strongest["position"]]))

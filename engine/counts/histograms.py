@@ -11,13 +11,14 @@ from torch import Tensor
 
 from engine.counts.part import FramedPart, Place
 from engine.counts.shape import RunShape
-from engine.measures.strengths import STRENGTH_BINS, STRENGTHS
+from engine.measures.strengths import STEP_BITS, STRENGTH_BINS, STRENGTHS
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoded import SetAside
 
-_FIRST = (int(np.float32(STRENGTHS[0]).view(np.int32)) >> 22) - 1  # exponent and first bit of the mantissa of what is in bin 0
+_SHIFT = 23 - STEP_BITS
+_FIRST = (int(np.float32(STRENGTHS[0]).view(np.int32)) >> _SHIFT) - 1  # exponent and mantissa of what is in bin 0
 
 
 class Histograms(FramedPart):
@@ -47,7 +48,7 @@ class Histograms(FramedPart):
 
     def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
         _, features, values = batch.layers[self.place[0]]
-        bins = ((values.view(torch.int32) >> 22) - _FIRST).clamp_(0, STRENGTH_BINS - 1)
+        bins = ((values.view(torch.int32) >> _SHIFT) - _FIRST).clamp_(0, STRENGTH_BINS - 1)
         slots = features.to(torch.int64) * STRENGTH_BINS + bins
         one = torch.ones(1, dtype=torch.int64, device=slots.device).expand(len(slots))
         self.counts.view(-1).index_add_(0, slots, one)  # bincount would touch every bin of a large dictionary for a small batch

@@ -19,7 +19,7 @@ export function strengths() {
     place.hidden = !shown.bars.length;
     if (place.hidden) return;
     const all = shown.bars.reduce((sum, bar) => sum + bar[2], 0);
-    told.textContent = `${plural(all, "activation")} above 0; each pair of bars is a doubling.`;
+    told.textContent = `${plural(all, "activation")} above 0; four bars are a doubling.`;
     redraw ? redraw() : (redraw = responsive(chart, (width) => draw(shown, width)));
   };
   const table = () => ({
@@ -44,6 +44,7 @@ function bars({ histogram: { edges, counts }, max }) {
 function draw({ feature, bars }, width) {
   const most = Math.max(...bars.map((bar) => bar[2]));
   const step = Math.min(28, (width - 2) / bars.length);
+  const every = Math.ceil(30 / step); // bars from one number below them to the next
   const label = `Activations of ${feature} from ${estimate(bars[0][0])} to ${estimate(bars.at(-1)[1])} by strength`;
   const made = svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label });
   bars.forEach(([from, to, many], at) => {
@@ -55,7 +56,7 @@ function draw({ feature, bars }, width) {
     );
     column.addEventListener("pointerleave", () => note(null));
     made.append(column);
-    if (at % 2 === 0 || bars.length < 6)
+    if (at % every === 0)
       made.append(
         svg("text", { class: "tick quiet", x: 1 + at * step, y: HEIGHT - 5 }, String(Number(from.toPrecision(2)))),
       );
