@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 SNAPSHOT = {"version": "1764042000000-42", "tokens": 412_503, "age_ms": 310}
-_UPLOAD = {
+UPLOAD = {
     "id": "01KB1Z5N3W8Q2M4T6V8X0Z2B4D",
     "corpus": "python-docs",
     "state": "counting",
@@ -24,8 +24,7 @@ _CORPUS = {
     "state": "counting",
     "uploads": 1,
     **{
-        name: _UPLOAD[name]
-        for name in ("bytes", "documents", "documents_counted", "tokens_received", "tokens_counted", "set_aside")
+        name: UPLOAD[name] for name in ("bytes", "documents", "documents_counted", "tokens_received", "tokens_counted", "set_aside")
     },
 }
 
@@ -74,7 +73,7 @@ def _estimates(**values: float) -> dict[str, Any]:
     return found
 
 
-_VALUES = {
+VALUES = {
     "jaccard": 0.8514,
     "sufficiency": 0.9027,
     "necessity": 0.9374,
@@ -86,15 +85,7 @@ _VALUES = {
     "decoder_cosine": 0.8829,
 }
 _COUNTS = {"up": 1_973, "down": 1_900, "joint": 1_781}
-_LINK = {"up": "3:17", "down": "4:99", "counts": _COUNTS, "estimate": 0.9707, "measures": _VALUES}
-_LISTS = {"published_k": 20, "min_support": 10, "undecided": 0}
-
-
-def _flow_group(count: int, live: int, of_all: int) -> dict[str, Any]:
-    return {
-        "live": {"count": count, "share": round(count / live, 4)},
-        "all": {"count": of_all, "share": round(of_all / 1_024, 4)},
-    }
+LINK = {"up": "3:17", "down": "4:99", "counts": _COUNTS, "estimate": 0.9707, "measures": VALUES}
 
 
 _HIDDEN = {
@@ -112,19 +103,12 @@ _HIDDEN = {
     "spread": 0.62,
     "reason": None,
 }
-_FLOW_HIDDEN = {
-    "all": {"features": 604, "error_share": 0.239, "stream_share": 4.34, "random": 0.054, "decoder": 0.096},
-    "disappeared": {"features": 118, "error_share": 0.301, "stream_share": 3.02, "random": 0.061, "decoder": 0.104},
-    "hidden": {"count": 21, "share": 0.178},
-    "reason": None,
-}
-
 _CONTEXT = {
     "feature": "3:17",
     "activation": 6.21,
     "position": 3,
     "log_position": 51_277,
-    "upload": _UPLOAD["id"],
+    "upload": UPLOAD["id"],
     "corpus": "python-docs",
     "document": {"number": 412, "name": "os.path.join"},
     "tokens": ["Join", " two", " or", " more", " path", "name", " components"],
@@ -154,135 +138,7 @@ _COMPARED = {
     "b": {"name": "tutorial", "tokens": 183_110, "documents": 940},
 }
 
-_GATE = {
-    "child": "4:99",
-    "kind": "and_not",
-    "parents": [{"feature": "3:17", "negated": False}, {"feature": "3:402", "negated": True}],
-    "k": None,
-    "precision": 0.9412,
-    "recall": 0.8963,
-    "f1": 0.9182,
-    "mcc": 0.9171,
-    "quasi": 0.1037,
-    "gain": {
-        "estimate": 0.1307,
-        "lower": 0.0712,
-        "upper": 0.1883,
-        "status": "ok",
-        "documents": 712,
-        "effective_documents": 388.4,
-        "reason": None,
-    },
-    "best_parent": {"feature": "3:17", "f1": 0.7875},
-    "support": {"tokens": 1_728, "documents": 143},
-    "halves": [
-        {"half": "A", "precision": 0.9378, "recall": 0.9011, "f1": 0.9191, "both": 875, "gate": 933, "child": 971},
-        {"half": "B", "precision": 0.9447, "recall": 0.8914, "f1": 0.9173, "both": 853, "gate": 903, "child": 957},
-    ],
-    "evidence": {
-        "log_e": 31.7,
-        "joint_log_e": 31.7,
-        "needed": 10.2,
-        "joint_needed": 12.6,
-        "tests": [
-            {"test": "parent", "feature": "3:17", "log_e": 212.4},
-            {"test": "parent", "feature": "3:402", "log_e": 31.7},
-            {"test": "common_cause", "feature": None, "log_e": 44.9},
-        ],
-    },
-    "verdict": "gate",
-    "reason": None,
-    "counted_from": 92_681,
-    "tokens": 319_822,
-    "cells": [
-        {"active": [], "child": False, "holds": False, "tokens": 316_450},
-        {"active": [], "child": True, "holds": False, "tokens": 142},
-        {"active": ["3:17"], "child": False, "holds": True, "tokens": 108},
-        {"active": ["3:17"], "child": True, "holds": True, "tokens": 1_728},
-        {"active": ["3:402"], "child": False, "holds": False, "tokens": 754},
-        {"active": ["3:402"], "child": True, "holds": False, "tokens": 11},
-        {"active": ["3:17", "3:402"], "child": False, "holds": False, "tokens": 582},
-        {"active": ["3:17", "3:402"], "child": True, "holds": False, "tokens": 47},
-    ],
-}
-
 ANSWERS: dict[tuple[str, str], Any] = {
-    ("get", "/v1/features/{layer}/{index}/gates"): {
-        "feature": "4:99",
-        "count": 2_610,
-        "items": [_GATE],
-        "candidates": [{"layer": 3, "features": ["3:17", "3:402", "3:733"], "counted_from": 77_936, "nominated": 3}],
-        "waiting": None,
-        "snapshot": SNAPSHOT,
-    },
-    ("get", "/v1/gates"): {
-        "sort": "f1",
-        "alpha": 0.05,
-        "hypotheses": 16_384,
-        "counts": [
-            {"pair": [3, 4], "kind": "and", "gate": 3, "joint": 11, "none": 402},
-            {"pair": [3, 4], "kind": "or", "gate": 7, "joint": 2, "none": 615},
-            {"pair": [3, 4], "kind": "and_not", "gate": 1, "joint": 4, "none": 233},
-            {"pair": [3, 4], "kind": "k_of_n", "gate": 0, "joint": 1, "none": 98},
-        ],
-        "total": 29,
-        "items": [_GATE],
-        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
-        "snapshot": SNAPSHOT,
-    },
-    ("get", "/v1/gates/contexts"): {
-        "child": "4:99",
-        "kind": "and_not",
-        "parents": _GATE["parents"],
-        "windows": 21,
-        "groups": [
-            {"group": "all", "tokens": 6, "child": 0},
-            {"group": "some", "tokens": 84, "child": 41},
-            {"group": "none", "tokens": 3, "child": 3},
-        ],
-        "contexts": [
-            {
-                "feature": "4:99",
-                "activation": 4.87,
-                "position": 2,
-                "log_position": 51_277,
-                "upload": _UPLOAD["id"],
-                "corpus": "python-docs",
-                "document": {"number": 812, "name": "os.path.join"},
-                "tokens": ["Join", " two", " or", " more"],
-                "values": {"4:99": [0.0, 0.0, 4.87, 0.0], "3:17": [0.0, 0.31, 6.21, 0.0], "3:402": [0.0, 0.0, 0.0, 0.0]},
-                "group": "some",
-                "active": ["3:17"],
-                "child_active": True,
-                "holds": True,
-            }
-        ],
-        "missing": [],
-        "reason": None,
-        "snapshot": {"version": "live-412503", "tokens": 412_503, "age_ms": 0},
-    },
-    ("get", "/v1/gates/paper"): {
-        "rule": "paper_rule",
-        "threshold": 0.999,
-        "pair": [3, 4],
-        "ands": 21,
-        "ors": 9,
-        "live": 1_017,
-        "total": 30,
-        "items": [
-            {
-                "child": "4:12",
-                "kind": "and",
-                "count": 5,
-                "parents": [
-                    {"feature": "3:8", "count": 9_120, "joint": 5, "estimate": 1.0},
-                    {"feature": "3:310", "count": 841, "joint": 5, "estimate": 1.0},
-                ],
-            }
-        ],
-        "next": "1",
-        "snapshot": {"version": "live-412503", "tokens": 412_503, "age_ms": 0},
-    },
     ("get", "/v1/status"): {
         "state": "counting",
         "model": "demo",
@@ -306,12 +162,12 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "min_support": 10,
         "problem": None,
     },
-    ("post", "/v1/corpora"): {**_UPLOAD, "state": "queued", "documents_counted": 0, "tokens_received": None, "tokens_counted": 0},
+    ("post", "/v1/corpora"): {**UPLOAD, "state": "queued", "documents_counted": 0, "tokens_received": None, "tokens_counted": 0},
     ("get", "/v1/corpora"): {"items": [_CORPUS], "next": None},
-    ("get", "/v1/corpora/{corpus}"): {**_CORPUS, "items": [_UPLOAD], "next": None},
-    ("get", "/v1/uploads/{upload}"): _UPLOAD,
+    ("get", "/v1/corpora/{corpus}"): {**_CORPUS, "items": [UPLOAD], "next": None},
+    ("get", "/v1/uploads/{upload}"): UPLOAD,
     ("post", "/v1/activations"): {
-        **_UPLOAD,
+        **UPLOAD,
         "media_type": "application/x-msgpack",
         "state": "queued",
         "documents_counted": 0,
@@ -364,7 +220,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "counted_from": 65_536,
                 "status": "ok",
                 "method": "anytime",
-                "measures": _VALUES,
+                "measures": VALUES,
             }
         ],
         "status": "certified",
@@ -379,7 +235,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "corpus": None,
         "tokens": 415_104,
         "counts": _COUNTS,
-        "measures": _estimates(**_VALUES),
+        "measures": _estimates(**VALUES),
         "snapshot": {"version": "live-415104", "tokens": 415_104, "age_ms": 0},
     },
     ("get", "/v1/compare"): {
@@ -443,183 +299,6 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "limit": 100_000,
         "next": None,
         "snapshot": _LIVE,
-    },
-    ("get", "/v1/flow"): {
-        "measure": "pearson",
-        "threshold": 0.4,
-        "min_support": 10,
-        "hidden_share": 0.5,
-        "hidden_factor": 2.0,
-        "hidden_windows": 10,
-        "lists": _LISTS,
-        "pairs": [
-            {
-                "up": {"layer": 3, "features": 1_024, "live": 1_013, "dead": 11, "rare": 4, "undecided": 0},
-                "down": {"layer": 4, "features": 1_024, "live": 1_017, "dead": 7, "rare": 2, "undecided": 0},
-                "passed": _flow_group(812, 1_013, 812),
-                "disappeared": _flow_group(201, 1_013, 212),
-                "passed_into": _flow_group(799, 1_017, 799),
-                "appeared": _flow_group(218, 1_017, 225),
-                "hidden": _FLOW_HIDDEN,
-            }
-        ],
-        "kind": "passed",
-        "items": [{"feature": "3:17", "count": 1_973, "best": _LINK, "error_share": 0.213}],
-        "total": 812,
-        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
-        "snapshot": SNAPSHOT,
-    },
-    ("get", "/v1/lineages"): {
-        "measure": "pearson",
-        "threshold": 0.4,
-        "min_support": 10,
-        "lists": _LISTS,
-        "path": [[3, 4]],
-        "lengths": [{"length": 1, "count": 518}, {"length": 2, "count": 756}],
-        "spans": [
-            {"birth": 3, "death": 3, "count": 257},
-            {"birth": 3, "death": 4, "count": 756},
-            {"birth": 4, "death": 4, "count": 261},
-        ],
-        "total": 756,
-        "items": [
-            {
-                "birth": 3,
-                "death": 4,
-                "length": 2,
-                "features": [
-                    {
-                        "feature": "3:17",
-                        "count": 1_973,
-                        "sum": 4_660.0,
-                        "sum_of_squares": 13_980.0,
-                        "share_of_sum": 0.466,
-                        "share_of_squares": 0.4,
-                    },
-                    {
-                        "feature": "4:99",
-                        "count": 1_900,
-                        "sum": 5_340.0,
-                        "sum_of_squares": 20_970.0,
-                        "share_of_sum": 0.534,
-                        "share_of_squares": 0.6,
-                    },
-                ],
-                "links": [_LINK],
-                "weakest": {"up": "3:17", "down": "4:99", "estimate": 0.9707},
-            }
-        ],
-        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
-        "snapshot": SNAPSHOT,
-    },
-    ("get", "/v1/specializations"): {
-        "measure": "necessity",
-        "threshold": 0.8,
-        "coverage": 0.8,
-        "max_overlap": 0.1,
-        "min_share": 0.05,
-        "min_support": 10,
-        "lists": _LISTS,
-        "total": 23,
-        "shown": 4,
-        "items": [
-            {
-                "parent": "3:40",
-                "count": 4_000,
-                "layer": 3,
-                "children_layer": 4,
-                "children": [
-                    {
-                        "feature": "4:12",
-                        "counts": {"up": 4_000, "down": 2_300, "joint": 2_200},
-                        "necessity": 0.9565,
-                        "share": 0.55,
-                    },
-                    {
-                        "feature": "4:731",
-                        "counts": {"up": 4_000, "down": 1_480, "joint": 1_400},
-                        "necessity": 0.9459,
-                        "share": 0.35,
-                    },
-                ],
-                "conditions": {
-                    "children": 2,
-                    "necessity": 0.9459,
-                    "shared": {"lower": 0.0245, "upper": 0.0245},
-                    "exclusive": "exact",
-                    "overlap": {"lower": 0.0086, "upper": 0.0086},
-                    "coverage": {"lower": 0.8929, "upper": 0.8929},
-                    "counted": {
-                        "counted_from": 51_204,
-                        "tokens": 361_299,
-                        "parent": 2_800,
-                        "children": [
-                            {"feature": "4:12", "count": 1_610, "joint": 1_545},
-                            {"feature": "4:731", "count": 1_031, "joint": 979},
-                        ],
-                        "pairs": [{"a": "4:12", "b": "4:731", "joint": 25, "within": 24}],
-                        "union": 2_616,
-                        "union_within": 2_500,
-                    },
-                },
-            }
-        ],
-        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
-        "snapshot": SNAPSHOT,
-    },
-    ("get", "/v1/matching"): {
-        "pair": [3, 4],
-        "measure": "pearson",
-        "threshold": 0.4,
-        "min_support": 10,
-        "published_k": 20,
-        "published_min_support": 10,
-        "by_measure": {"matched": 790, "total": 561.3, "candidates": 1_412},
-        "data_free": {"matched": 1_024, "total": 803.4, "candidates": 1_048_576, "vectors": "folded"},
-        "data_free_reason": None,
-        "agreement": {"both": 790, "same": 421, "share": 0.5329},
-        "total": 790,
-        "items": [{**_LINK, "data_free": "4:99"}],
-        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
-        "snapshot": SNAPSHOT,
-    },
-    ("get", "/v1/histograms"): {
-        "measures": list(_VALUES),
-        "min_support": 10,
-        "lists": _LISTS,
-        "total": 9,
-        "items": [
-            {
-                "measure": "jaccard",
-                "pair": [3, 4],
-                "bins": [0.0, 0.25, 0.5, 0.75, 1.0],
-                "up": {"layer": 3, "live": 1_013, "counts": [188, 402, 311, 108], "without": 4, "median": 0.42, "undecided": 0},
-                "down": {"layer": 4, "live": 1_017, "counts": [201, 396, 310, 108], "without": 2, "median": 0.41, "undecided": 0},
-            }
-        ],
-        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
-        "snapshot": SNAPSHOT,
-    },
-    ("get", "/v1/edges"): {
-        "measure": "pearson",
-        "pair": [3, 4],
-        "watched": 10_412,
-        "total": 3_852,
-        "items": [
-            {
-                **_LINK,
-                "lower": 0.9611,
-                "upper": 0.9784,
-                "interval_estimate": 0.9702,
-                "counted_from": 65_536,
-                "status": "ok",
-                "method": "anytime",
-                "documents": 1_210,
-                "effective_documents": 402.5,
-            }
-        ],
-        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
-        "snapshot": SNAPSHOT,
     },
     ("get", "/v1/convergence"): {
         "pairs": [[3, 4]],

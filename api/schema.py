@@ -14,7 +14,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from api import community_examples, examples, graph_examples
+from api import community_examples, examples, gate_examples, graph_examples, relation_examples
 from api.examples import PROBLEM
 from api.negotiation import MSGPACK
 from api.page import html
@@ -22,7 +22,7 @@ from api.problems import PROBLEM_JSON
 
 PARAMETERS = examples.PARAMETERS | graph_examples.PARAMETERS
 BODIES = examples.BODIES | graph_examples.BODIES
-ANSWERS = examples.ANSWERS | graph_examples.ANSWERS | community_examples.ANSWERS
+ANSWERS = examples.ANSWERS | relation_examples.ANSWERS | gate_examples.ANSWERS | graph_examples.ANSWERS | community_examples.ANSWERS
 
 DESCRIPTION = (
     "Cross-layer statistics of sparse-autoencoder features, while the text is still being counted. JSON by default, MessagePack "
