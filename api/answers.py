@@ -117,6 +117,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One feature.
 
     Attributes:
+        explanation: what it is said to be about, null unless the run's settings name a file that has it.
         threshold: of this feature, also where the run's is relative: it is active where its activation is above.
         count: tokens at which it was active; density: its share of `tokens`, null before the first token.
         max: its strongest activation, null when it never fired.
@@ -134,6 +135,7 @@ class FeatureAnswer(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     hook: str
     neuronpedia: str | None
+    explanation: str | None
     tokens: int
     threshold: float
     count: int

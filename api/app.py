@@ -34,6 +34,7 @@ from api import (
     watch,
 )
 from api.calibration import RefuseWhileCalibrating
+from api.explanations import Explanations
 from api.metrics import RequestMetrics
 from api.page import page, web_files
 from api.parameters import only_known_parameters
@@ -63,6 +64,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
 
     Raises:
         NoRedis: the settings name no Redis.
+        BadInput: their file of explanations can't be read.
     """
     if settings.redis_url is None:
         raise NoRedis("the settings of the API process name no redis_url: `saestream serve` starts a Redis and fills it in")
@@ -72,6 +74,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             "settings": settings,
             "redis": redis,
             "views": Views(redis, settings.redis_prefix),
+            "explanations": Explanations(settings.explanations),
             "inbox": Inbox(settings.data_dir / "inbox"),
             "run": Run(settings.data_dir),
             "metrics": RequestMetrics(),
@@ -79,7 +82,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             "visible_seconds": visible_seconds,
         }
     )
-    names = ("settings", "views", "inbox", "run", "metrics")
+    names = ("settings", "views", "inbox", "run", "metrics", "explanations")
     app = Litestar(
         route_handlers=[
             *(status.ROUTES + corpora.ROUTES + activations.ROUTES + features.ROUTES + similarity.ROUTES),

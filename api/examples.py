@@ -180,6 +180,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "index": 17,
         "hook": "blocks.3.hook_resid_pre",
         "neuronpedia": None,
+        "explanation": None,
         "tokens": 412_503,
         "threshold": 1.242,
         "count": 1_973,

@@ -9,6 +9,7 @@ from litestar import Request, Response, get
 from litestar.params import Parameter
 
 from api.answers import ActivationAnswer, FeatureAnswer, StrengthsAnswer
+from api.explanations import Explanations
 from api.freshness import MaxStaleness, refuse_stale
 from api.negotiation import answer
 from api.parameters import known_corpus, known_feature, parse_feature, within
@@ -46,6 +47,7 @@ async def feature(
     views: Views,
     run: Run,
     inbox: Inbox,
+    explanations: Explanations,
     layer: Annotated[int, LAYER],
     index: Annotated[int, INDEX],
     corpus: Annotated[str | None, Parameter(description="counts of this corpus alone, live from the engine")] = None,
@@ -65,7 +67,8 @@ async def feature(
     strongest, reason, lasting = await _strongest(views, record)
     pairs = [(min(layer, table.layer), max(layer, table.layer)) for table in record.tables]
     of_layers = [hidden_answer(run.description(), (layer, index), down, row) for down, row in hidden.items()]
-    body = feature_answer(described, record, snapshot, pairs, strongest, reason, of_layers)
+    explained = explanations.of(described, index)
+    body = feature_answer(described, record, snapshot, pairs, strongest, reason, of_layers, explained)
     return answer(request, body, version=snapshot.version if lasting else None)
 
 
@@ -154,6 +157,7 @@ def feature_answer(
     strongest: ContextAnswer | None,
     reason: str | None,
     hidden: list[HiddenAnswer],
+    explanation: str | None,
 ) -> FeatureAnswer:
     """From a published record to the answer."""
     fired = record.max_position >= 0
@@ -163,6 +167,7 @@ def feature_answer(
         index=record.index,
         hook=layer.hook,
         neuronpedia=f"{NEURONPEDIA}/{layer.neuronpedia}/{record.index}" if layer.neuronpedia else None,
+        explanation=explanation,
         tokens=record.tokens,
         threshold=record.threshold,
         count=record.count,

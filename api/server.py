@@ -84,11 +84,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         settings = read_settings()
+        app = create_app(settings)
         bound = bind(settings.host, settings.port)
     except (BadInput, AlreadyRunning) as error:
         log.error("%s", error.message)
         return REFUSED
-    app = create_app(settings)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info("listening on http://%s:%d", shown, bound.getsockname()[1])

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     # what is published
     published_k: int = Field(default=20, ge=1, le=200, description="neighbours kept per measure and direction in Redis")
     min_support: int = Field(default=10, ge=1, description="smallest joint count of a published neighbour")
+    explanations: Path | None = Field(
+        default=None, description="what features are about: JSON lines of feature and text, or a Neuronpedia export"
+    )
     watched_pairs: int = Field(default=100_000, ge=0, description="pairs whose intervals are kept, over all layer pairs")
     publish_interval: float = Field(default=1.0, gt=0, description="seconds between snapshots, at least")
 

@@ -90,7 +90,8 @@ class Api:
 
 
 def settings_for(data_dir: Path, redis_url: str) -> Settings:
-    """A run with port 0 and small limits, so that what is too large is small too."""
+    """A run with port 0 and small limits, so that what is too large is small too; with the explanations that lie in the directory."""
+    explanations = data_dir / "explanations.jsonl"
     return Settings(
         data_dir=data_dir,
         redis_url=redis_url,
@@ -99,6 +100,7 @@ def settings_for(data_dir: Path, redis_url: str) -> Settings:
         min_support=2,
         publish_interval=0.2,
         max_document_bytes=100_000,
+        explanations=explanations if explanations.exists() else None,
     )
 
 

@@ -29,8 +29,10 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """600 tokens counted and published."""
-    with api_process(tmp_path_factory.mktemp("statistics")) as (api, redis):
+    """600 tokens counted and published; one feature is explained."""
+    folder = tmp_path_factory.mktemp("statistics")
+    (folder / "explanations.jsonl").write_text('{"feature": "1:3", "text": "the middle one"}\n', encoding="utf-8")
+    with api_process(folder) as (api, redis):
         engine = Engine(api.settings)
         for _ in range(3):
             engine.count()
@@ -105,6 +107,7 @@ def test_a_feature_has_the_counts_of_the_dense_activations(run: Run, feature: tu
     assert answer["max"] == column.max()
     assert answer["mean"] == pytest.approx(column.mean(), rel=1e-6)
     assert answer["mean_active"] == pytest.approx(column[column > 0].mean(), rel=1e-6)
+    assert answer["explanation"] == ("the middle one" if feature == (1, 3) else None)
     edges = answer["histogram"]["edges"]
     assert edges[:5] == [2**-6, 1.25 * 2**-6, 1.5 * 2**-6, 1.75 * 2**-6, 2**-5] and edges[-1] == 1.5 * 2**9
     assert answer["histogram"]["counts"] == np.histogram(column[column > 0], [0, *edges, np.inf])[0].tolist()
