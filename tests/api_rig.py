@@ -90,7 +90,7 @@ class Api:
 
 
 def settings_for(data_dir: Path, redis_url: str) -> Settings:
-    """A run with port 0 and small limits, so that what is too large is small too; with the explanations that lie in the directory."""
+    """A run with port 0 and small limits, so that what is too large is small too, and the explanations that lie beside its data."""
     explanations = data_dir / "explanations.jsonl"
     return Settings(
         data_dir=data_dir,
