@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,21 @@ ACTIVE = [layer > 0 for layer in DENSE]
 BLOCK = 16
 
 
+OPTIONS = ("--dictionary", ",".join(map(str, SIZES)))
+CUT = {"SAESTREAM_SEGMENT_TOKENS": str(SEGMENT), "SAESTREAM_QUIET_MS": "5000"}
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    options = ("--dictionary", ",".join(map(str, SIZES)))
-    cut = {"SAESTREAM_SEGMENT_TOKENS": str(SEGMENT), "SAESTREAM_QUIET_MS": "5000"}
-    with serving(tmp_path_factory.mktemp("gates"), *options, environment=cut) as running:
+    with serving(tmp_path_factory.mktemp("gates"), *OPTIONS, environment=CUT) as running:
         running.until_counted(running.push(frames(DENSE)))
-        eventually("gates are of all tokens", lambda: running.get("/v1/gates")["snapshot"]["tokens"] == DOCUMENTS * TOKENS)
+        until_all(running)
         yield running
+
+
+def until_all(service: Service) -> None:
+    """Wait until the gates that are read are those of all tokens."""
+    eventually("gates are of all tokens", lambda: service.get("/v1/gates")["snapshot"]["tokens"] == DOCUMENTS * TOKENS)
 
 
 def of(name: str, after: int = 0) -> np.ndarray:
@@ -61,6 +69,28 @@ def every(service: Service) -> list[dict[str, Any]]:
     found = service.get("/v1/gates", verdict="any", cells=True, limit=1000)
     assert found["next"] is None and found["total"] == len(found["items"]) > len(PLANTED)
     return found["items"]
+
+
+def test_an_engine_that_is_killed_again_and_again_ends_with_the_same_gates(tmp_path: Path, every: list[dict[str, Any]]) -> None:
+    def saved() -> int:
+        """Number of the newest checkpoint: each is of another place in the log."""
+        return max((int(path.stem) for path in tmp_path.glob("checkpoints/*.manifest")), default=-1)
+
+    with serving(tmp_path, *OPTIONS, environment={**CUT, "SAESTREAM_CHECKPOINT_INTERVAL": "0"}) as running:
+        upload = running.push(frames(DENSE))
+        killed = -1
+        for _ in range(2):
+            eventually("some segments are counted", lambda so_far=killed: saved() >= so_far + 2)
+            engine = running.child("engine.main")
+            assert engine is not None
+            engine.kill()
+            engine.wait(30)
+            killed = saved()
+        running.until_counted(upload)
+        until_all(running)
+        assert saved() > killed, "the engine was killed before it had counted everything"
+        found = running.get("/v1/gates", verdict="any", cells=True, limit=1000)
+    assert found["items"] == every
 
 
 def test_planted_gates_are_found_and_nothing_else_is_called_a_gate(service: Service) -> None:
