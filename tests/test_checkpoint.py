@@ -80,7 +80,7 @@ def test_a_checkpoint_has_a_file_per_layer_pair_and_part(tmp_path: Path) -> None
         *(f"corpora-{layer}" for layer in range(3)),
         *(f"{kind}-{up}-{down}" for kind in ("gate_tables", "gates", "hidden", "siblings") for up, down in PAIRS),
         *(f"marginals-{layer}" for layer in range(3)),
-        *(f"strongest-{layer}" for layer in range(3)),
+        *(f"{kind}-{layer}" for kind in ("strongest", "histograms") for layer in range(3)),
         *(f"pairs-{up}-{down}" for up, down in PAIRS),
         *(f"siblings-{up}-{down}" for up, down in PAIRS),
         *(f"watched-{up}-{down}" for up, down in PAIRS),
@@ -129,7 +129,7 @@ def test_whatever_file_is_damaged_wherever_the_one_before_is_used(
     good = tmp_path / "good"
     saved(good, 3, 8)
     broken = [path for path in files(good) if path.relative_to(good).parts[0].startswith("00000002")]
-    assert len(broken) == 1 + 1 + 3 * 9
+    assert len(broken) == 1 + 1 + 3 * 10
     for path in broken:
         if path.suffix == ".manifest" and damage is remove:
             continue  # without its manifest a checkpoint was never finished
