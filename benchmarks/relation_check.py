@@ -26,7 +26,7 @@ from benchmarks.brute_force import (
     tables,
 )
 from benchmarks.relation_run import Run
-from engine.analysis import answers
+from engine.analysis import answers, flow
 from engine.measures.siblings import told_of
 from engine.views.relation_answers import (
     FlowAnswer,
@@ -78,7 +78,7 @@ def check_flow(run: Run, dense: dict[Pair, Tables], measure: str, threshold: flo
     """What passes, disappears and appears: every count, every feature, every best partner."""
     support = run.whole.graph.min_support
     request = FlowRequest(measure=measure, threshold=threshold, min_support=support)
-    answer, _ = answers.flow(run.whole, request)
+    answer, _ = flow.flow(run.whole, request)
     items: dict[tuple[Pair, Kind], list[FlowItemAnswer]] = {}
     for found, (pair, table) in zip(answer.pairs, dense.items(), strict=True):
         score = scores(table, measure, threshold, support)
@@ -94,7 +94,7 @@ def check_flow(run: Run, dense: dict[Pair, Tables], measure: str, threshold: flo
                     same(f"{what}, {kind} among {among}", told.count, int((chosen & mask).sum()))
                     same(f"{what}, share {kind} among {among}", told.share, float((chosen & mask).sum() / mask.sum()))
                 asked = FlowRequest(measure=measure, threshold=threshold, min_support=support, pair=pair, kind=kind)
-                listed = items[pair, kind] = answers.flow(run.whole, asked)[1]
+                listed = items[pair, kind] = flow.flow(run.whole, asked)[1]
                 layer = pair[1 - axis]
                 expected = {f"{layer}:{index}" for index in np.flatnonzero(chosen & live)}
                 same(f"{what}, features {kind}", {item.feature for item in listed}, expected)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from views_rig import PAIRS, Rig, cosines, counted, dense_activations, description, private_redis, publish
 
-from engine.analysis import answers
+from engine.analysis import flow
 from engine.analysis.snapshot import SnapshotReader
 from engine.counts.state import State
 from engine.encoder.description import RunDescription
@@ -170,11 +170,11 @@ def test_flow_counts_disappeared_features_that_are_hidden_as_a_loop_does(
     request = FlowRequest(
         measure="jaccard", threshold=0.25, min_support=2, hidden_share=share, hidden_factor=factor, hidden_windows=windows
     )
-    answer, _ = answers.flow(whole, request)
+    answer, _ = flow.flow(whole, request)
     assert (answer.hidden_share, answer.hidden_factor, answer.hidden_windows) == (share, factor, windows)
     for pair, found in zip(sorted(PAIRS), answer.pairs, strict=True):
         part, up = state.hidden[pair], whole.graph.layers[pair[0]].count
-        gone = {item.feature for item in answers.flow(whole, replace(request, pair, "disappeared"))[1]}
+        gone = {item.feature for item in flow.flow(whole, replace(request, pair, "disappeared"))[1]}
         enough, hid = [], []
         for index in range(len(part.counts)):
             if up[index] and part.counts[index, 1] >= windows:
@@ -190,10 +190,10 @@ def test_flow_counts_disappeared_features_that_are_hidden_as_a_loop_does(
         assert found.hidden.all.error_share == pytest.approx(np.median([value for _, value in enough]), rel=1e-5)
         assert found.hidden.disappeared.error_share == pytest.approx(np.median(of_gone), rel=1e-5)
         assert found.hidden.hidden is not None and found.hidden.hidden.count == len(hid)
-        items = answers.flow(whole, replace(request, pair, "hidden"))[1]
+        items = flow.flow(whole, replace(request, pair, "hidden"))[1]
         assert [item.feature for item in items] == [name for _, name in sorted(hid, reverse=True)]
         assert [item.error_share for item in items] == pytest.approx([value for value, _ in sorted(hid, reverse=True)], rel=1e-5)
-        assert all(item.error_share is None for item in answers.flow(whole, replace(request, pair, "appeared"))[1])
+        assert all(item.error_share is None for item in flow.flow(whole, replace(request, pair, "appeared"))[1])
     if windows < 100:
         assert sum(pair.hidden.hidden.count for pair in answer.pairs if pair.hidden.hidden) > 0
 
@@ -206,7 +206,7 @@ def test_flow_says_why_a_layer_pair_has_no_medians(rig: Rig) -> None:
     publish(rig.publisher(decoder=cosines()), counted(dense_activations(300)))
     read = reader_of(rig).read()
     whole = dataclasses.replace(read, run=run_of_widths(48, 192, 48))
-    answer, _ = answers.flow(whole, FlowRequest(measure="jaccard", threshold=0.25, min_support=2))
+    answer, _ = flow.flow(whole, FlowRequest(measure="jaccard", threshold=0.25, min_support=2))
     by_pair = dict(zip(sorted(PAIRS), (pair.hidden for pair in answer.pairs), strict=True))
     assert by_pair[0, 1].all is None and by_pair[0, 1].hidden is None
     assert "48 and 192" in (by_pair[0, 1].reason or "")

@@ -16,7 +16,7 @@ import msgspec
 import redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from engine.analysis import answers, communities, edges, gates
+from engine.analysis import answers, communities, edges, flow, gates
 from engine.analysis.community_ids import IDS
 from engine.analysis.community_splits import Communities
 from engine.analysis.decoders import Decoders
@@ -138,7 +138,7 @@ class Worker:
 
     def _compute(self, whole: Whole, request: RelationRequest) -> tuple[Any, list[Any]]:
         if isinstance(request, FlowRequest):
-            return answers.flow(whole, request)
+            return flow.flow(whole, request)
         if isinstance(request, LineagesRequest):
             return answers.lineages(whole, request)
         if isinstance(request, SpecializationsRequest):
