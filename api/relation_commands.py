@@ -147,7 +147,7 @@ def gates(
             option = f"--{given[0].replace('_', '-')} {of_run[given[0]]}"
             raise BadInput(f"{option}: it chooses among the gates of the run, and those of {feature} are shown whole")
         with Client(url) as client:
-            console.print(gate_tables.offeature_of(client.get(f"/v1/features/{at}/{index}/gates", verdict=verdict, cells=cells)))
+            console.print(gate_tables.of_feature(client.get(f"/v1/features/{at}/{index}/gates", verdict=verdict, cells=cells)))
         return
     with patient(url) as client:
         answer = client.get("/v1/gates", **{**of_run, "limit": 20 if limit is None else limit}, verdict=verdict, cells=cells)
