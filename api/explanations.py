@@ -66,6 +66,3 @@ class Explanations:
         """The text of a feature, or None."""
         own = self._of_features.get((layer.layer, index))
         return own if own is not None or layer.neuronpedia is None else self._of_neuronpedia.get((layer.neuronpedia, index))
-
-    def __len__(self) -> int:
-        return len(self._of_features) + len(self._of_neuronpedia)
