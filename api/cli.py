@@ -39,6 +39,9 @@ def serve(
     include_special: Annotated[bool | None, typer.Option(help="count special tokens (BOS, EOS, padding) too")] = None,
     context_size: Annotated[int | None, typer.Option(help="window length in tokens; the SAEs' by default")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="memory for the statistics, such as 8GB: pair tables that don't fit are bounded")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="where the corpus log and the checkpoints live")] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on")] = None,
@@ -60,6 +63,7 @@ def serve(
         include_special=include_special,
         context_size=context_size,
         device=device,
+        memory_budget=memory_budget,
         data_dir=data_dir,
         host=host,
         port=port,

@@ -39,6 +39,15 @@ def status(answer: Any, corpora: Any, series: Any = None) -> RenderableType:
     ]
     if calibration := answer.get("calibration"):
         lines.append(_calibration(calibration, answer["threshold"]["value"]))
+    if bounded := [table for table in answer.get("tables", []) if table["layout"] == "bounded"]:
+        kept = min(table["kept"] for table in bounded)
+        size = sum(table["bytes"] for table in bounded)
+        lines.append(
+            Text(
+                f"{len(bounded)} of {len(answer['tables'])} pair tables are bounded ({size / 1e9:.1f} GB): every feature keeps at "
+                f"least its {number(kept)} strongest partners, counts say how much they may lack"
+            )
+        )
     if answer.get("problem"):
         lines.append(Text(f"problem: {answer['problem']}", style="red"))
     if checkpoint := answer.get("checkpoint"):

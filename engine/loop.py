@@ -25,6 +25,7 @@ import psutil
 from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog
 from engine.corpus.segment import Segment
+from engine.counts.budget import layouts
 from engine.counts.checkpoint import Checkpoints, Cursor
 from engine.counts.clusters import SegmentClusters
 from engine.counts.state import State
@@ -41,7 +42,7 @@ from engine.views.gate_choices import choose_gates
 from engine.views.live import LiveQueries
 from engine.views.pins import NextSegment, PinQueries
 from engine.views.publisher import Publisher
-from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
+from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord, TableStatus
 from engine.views.siblings import choose_siblings
 from engine.views.watch import Watch
 
@@ -241,6 +242,7 @@ class Loop:
                 for layer in self.description.layers
             ],
             pairs=list(self.state.pairs),
+            tables=[TableStatus(**table._asdict()) for table in layouts(self.state.shape)],
             checkpoint=None if last is None else CheckpointStatus(tokens=last.tokens, saved_at=last.saved_at, seconds=last.seconds),
             memory_bytes=psutil.Process().memory_info().rss,
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,

@@ -30,6 +30,7 @@ from engine.corpus.inbox import Inbox
 from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog
 from engine.corpus.tokenizer import DocumentTokenizer
+from engine.counts import budget
 from engine.counts.checkpoint import Checkpoints, Cursor, require_same_run
 from engine.counts.shape import RunShape
 from engine.counts.state import State
@@ -108,6 +109,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     shape = RunShape.of(
         description.dictionaries, settings.pairs, everywhere, settings.device, gate_candidates=settings.gate_candidates
     )
+    shape = budget.fit(shape, settings.memory_budget)
+    log.info("%s", budget.describe(shape))
     run = fingerprint(description, shape, settings)
     describe_run(settings.data_dir / "run.json", description, run)
     if isinstance(encoder, ModelEncoder):
@@ -152,11 +155,11 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
             return None
         shape = RunShape.of(
             shape.dictionaries, shape.pairs, frozen.thresholds, settings.device, gate_candidates=settings.gate_candidates
-        )
+        ).with_bounded(shape.bounded)
     if isinstance(encoder, ModelEncoder):
         encoder.project_errors(shape.pairs)
     checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
-    loaded = checkpoints.latest(run, settings.device)
+    loaded = checkpoints.latest(run, settings.device, shape.bounded)
     if loaded and not loaded.state.shape.same_counts_as(shape):
         raise DamagedFile(f"{checkpoints.root} was counted with other thresholds than {settings.data_dir / 'thresholds'} holds")
     state, cursor = (loaded.state, loaded.cursor) if loaded else (State.of_shape(shape), Cursor(0, 0))
@@ -226,6 +229,7 @@ def fingerprint(description: RunDescription, shape: RunShape, settings: Settings
         **({"calibration tokens": str(settings.calibration_tokens)} if relative else {}),
         "layer pairs": ", ".join(f"{up}-{down}" for up, down in shape.pairs),
         "gate candidates": str(shape.gate_candidates),
+        **({"bounded tables": ", ".join(f"{up}-{down}" for up, down in shape.bounded)} if shape.bounded else {}),
         "packing": "document",
         "dtype": "float32",
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
+from pydantic import ByteSize, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from engine.errors import BadInput
@@ -40,6 +40,10 @@ class Settings(BaseSettings):
         default=6, ge=2, le=8, description="candidate parents of a downstream feature whose joint truth table is counted"
     )
     device: Literal["cpu", "cuda"] = "cpu"
+    memory_budget: ByteSize | None = Field(
+        default=None,
+        description="memory for the statistics, such as 8GB: pair tables that do not fit are bounded",
+    )
 
     # where it runs
     data_dir: Path = Path("saestream-data")

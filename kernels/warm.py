@@ -37,6 +37,7 @@ from kernels import (
     sibling_cells,
     silencers,
 )
+from kernels.cpu.bounded import BoundedRows
 
 
 def warm() -> None:
@@ -51,8 +52,20 @@ def warm() -> None:
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
             cells, parents = torch.zeros(3, 4, dtype=count_type), torch.zeros(3, 1, dtype=torch.int32)
             count_gate_cells(batch, batch, up_limits, down_limits, 3, parents, cells)
+        for arena in (False, True):
+            rows = BoundedRows(3, 3, 1, 1)
+            if arena:
+                rows.widen()
+            rows.add(batch, batch, halves, limits if up_limited else None, limits if down_limited else None)
+            rows.merge(rows)
+            cell = np.zeros(1, np.int64)
+            rows.find(cell, cell), rows.has(cell, cell), rows.rows(cell)
+            rows.unpack(0, 0, 1, rows.packed(0, 0, 1))
         half_lists(counts.numpy(), active, active, 1, 1, 1)
         CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer(0, counts.numpy())
+        CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer_cells(
+            *(np.zeros(1, np.int32),) * 2, *(np.zeros(1, np.int64),) * 2
+        )
         likely_children(counts.numpy(), *(active[:, 0] for _ in range(4)))
     one = np.ones(1, np.float32)
     added = np.zeros((1, 2), np.int64), np.zeros((1, 7)), np.zeros((1, 1))

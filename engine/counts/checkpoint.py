@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -24,7 +25,7 @@ import torch
 
 from engine import durable
 from engine.counts.part import require
-from engine.counts.shape import RunShape
+from engine.counts.shape import LayerPair, RowSlots, RunShape
 from engine.counts.state import State, layout
 from engine.errors import DamagedFile, OtherRun
 
@@ -135,12 +136,18 @@ class Checkpoints:
         self.last = Saved(state.tokens, cursor, manifest.saved_at, self._ended - began)
         self._remove_old()
 
-    def latest(self, fingerprint: Mapping[str, str], device: str | torch.device = "cpu") -> Loaded | None:
+    def latest(
+        self,
+        fingerprint: Mapping[str, str],
+        device: str | torch.device = "cpu",
+        bounded: Mapping[LayerPair, RowSlots] = MappingProxyType({}),
+    ) -> Loaded | None:
         """Read the newest checkpoint that is whole; None when there is none at all.
 
         Args:
             fingerprint: of this run: weights, tokenizer, hook points, thresholds …
             device: where the tables are to be (not part of the fingerprint).
+            bounded: the room of bounded tables now; which layer pairs have one is part of the fingerprint.
 
         Raises:
             OtherRun: the checkpoint belongs to a run with another fingerprint; the message says what differs.
@@ -150,7 +157,7 @@ class Checkpoints:
         faults = []
         for number in sorted(self._manifests(), reverse=True):
             try:
-                return self._load(number, fingerprint, torch.device(device))
+                return self._load(number, fingerprint, torch.device(device), bounded)
             except DamagedFile as error:
                 log.warning("checkpoint %d is damaged, trying the one before: %s", number, error)
                 faults.append(str(error))
@@ -159,7 +166,9 @@ class Checkpoints:
             raise DamagedFile(f"no checkpoint in {self.root} can be used, and zero would be a wrong start: {'; '.join(faults)}")
         return None
 
-    def _load(self, number: int, fingerprint: Mapping[str, str], device: torch.device) -> Loaded:
+    def _load(
+        self, number: int, fingerprint: Mapping[str, str], device: torch.device, bounded: Mapping[LayerPair, RowSlots]
+    ) -> Loaded:
         path = self._manifest(number)
         header, arrays = durable.read_framed(path, MAGIC, {VERSION})
         try:
@@ -169,6 +178,7 @@ class Checkpoints:
         require_same_run(self.root, manifest.fingerprint, fingerprint)
         thresholds = _thresholds_in(manifest.dictionaries, arrays)
         shape = RunShape.of(manifest.dictionaries, manifest.pairs, thresholds, device, gate_candidates=manifest.gate_candidates)
+        shape = shape.with_bounded(bounded)
         parts = layout(shape)
         folder = self._folder(number)
         require(path, "list of parts", sorted(manifest.files), sorted(part.name_at(place) for _, part, place in parts))

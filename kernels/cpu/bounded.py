@@ -14,9 +14,9 @@ slid together. A row may take what is left of the arena as long as every other r
 so the same batches give the same table whatever the number of threads.
 
 What decided the design (one core, D = 24,576, L0 = 60, 1,024 partners a row): hash tables as rows took 32 ns an update, most of
-them for a partner that is not there and for pruning; sorted rows that are merged with the sums of a batch hold 1.4 times as much in
-the same memory, and cost some 7 ns for each partner that the row or the batch has. So batches must be large: `engine.counts.bounded`
-gathers them.
+them for a partner that is not there and for pruning; sorted rows that are merged with the sums of a batch hold 1.4 times as much
+in the same memory, and cost some 7 ns for each partner that the row or the batch has. So batches must be large:
+`engine.counts.bounded` gathers them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 
 from kernels.cpu.accumulate import HALF_B, HALF_BITS, MOST_TOKENS, ONE, TWO, check_offsets, pack, prefetch_entries, turn
 from kernels.cpu.accumulate import TOKENS_AHEAD as AHEAD
-from kernels.cpu.native import add_to_cell, ones, trailing_zeros
+from kernels.cpu.native import add_to_cell, trailing_zeros
 from kernels.cpu.threads import run_split, threads_for
 
 if TYPE_CHECKING:
@@ -188,19 +188,61 @@ class BoundedRows:
                 _find(which, rows, partners, arena, self.begins, self.filled, self.bounds, counts, errors, products)
         return counts, errors, products
 
-    def rows(self, chosen: np.ndarray) -> Rows:
-        """The partners of some rows, int64 `[R]`, in their order."""
-        chosen = np.ascontiguousarray(chosen, np.int64)
-        offsets = np.zeros(len(chosen) + 1, np.int64)
-        np.cumsum(self.filled[chosen], out=offsets[1:])
-        total = int(offsets[-1])
-        found = Rows(offsets, np.empty(total, np.int32), np.empty((total, 2), np.int64), np.empty(total, np.int64), np.empty(total))
-        shards = chosen % SHARDS
+    def has(self, rows: np.ndarray, partners: np.ndarray, least: int = 0) -> np.ndarray:
+        """bool `[n]`: whether a row holds a partner, with a count of at least so many."""
+        rows, partners = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(partners, np.int64)
+        there, shards = np.zeros(len(rows), bool), rows % SHARDS
         for shard, arena in enumerate(self.arenas):
             which = np.flatnonzero(shards == shard)
             if len(which):
-                _gather(which, chosen, arena, self.begins, *found)
+                _has(which, rows, partners, arena, self.begins, self.filled, least, there)
+        return there
+
+    def rows(self, chosen: np.ndarray, least: int = 0) -> Rows:
+        """The partners of some rows, int64 `[R]`, in their order; those with a count of at least so many."""
+        chosen = np.ascontiguousarray(chosen, np.int64)
+        lengths, shards = np.zeros(len(chosen), np.int64), chosen % SHARDS
+        of_shards = [(np.flatnonzero(shards == shard), arena) for shard, arena in enumerate(self.arenas)]
+        for which, arena in of_shards:
+            if len(which):
+                _lengths(which, chosen, arena, self.begins, self.filled, least, lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        total = int(offsets[-1])
+        found = Rows(offsets, np.empty(total, np.int32), np.empty((total, 2), np.int64), np.empty(total, np.int64), np.empty(total))
+        for which, arena in of_shards:
+            if len(which):
+                _gather(which, chosen, arena, self.begins, self.filled, least, *found)
         return found
+
+    def packed(self, shard: int, first: int, last: int) -> np.ndarray:
+        """The entries of a shard's rows first to last − 1, by their number in it, one row behind the other."""
+        arena = self.arenas[shard]
+        found = np.empty(int(self.filled[shard::SHARDS][first:last].sum()), arena.dtype)
+        _pack(first, last, shard, arena, self.begins, self.filled, found)
+        return found
+
+    def restore(self, slots: np.ndarray, filled: np.ndarray, bounds: np.ndarray, weights: np.ndarray) -> None:
+        """Make rows that hold nothing these rows, whose entries `unpack` brings.
+
+        Raises:
+            ValueError: they do not fit into the arenas.
+        """
+        for shard, arena in enumerate(self.arenas):
+            of_shard = slots[shard::SHARDS].astype(np.int64)
+            if of_shard.sum() + self.most > len(arena):  # saved with more room: no row keeps more than it holds
+                of_shard = filled[shard::SHARDS].astype(np.int64)
+            live = int(of_shard.sum())
+            if live + self.most > len(arena):
+                raise ValueError(f"{live:,} partners in a shard that has room for {len(arena) - self.most:,}")
+            self.begins[shard::SHARDS] = np.cumsum(of_shard) - of_shard
+            self.slots[shard::SHARDS] = of_shard
+            owed = int(np.maximum(0, self.share - of_shard).sum())
+            self.shards[shard] = live, live, owed
+        self.filled[:], self.bounds[:], self.weights[:] = filled, bounds, weights
+
+    def unpack(self, shard: int, first: int, last: int, packed: np.ndarray) -> None:
+        """Fill rows as `packed` gave them."""
+        _unpack(first, last, shard, self.arenas[shard], self.begins, self.filled, packed)
 
     def _of_shard(self, shard: int) -> tuple[Any, ...]:
         own = (self.begins, self.slots, self.filled, self.bounds, self.weights)
@@ -431,31 +473,79 @@ def _merge(number, shard, arena, begins, slots, filled, bounds, weights, share, 
         _put(number, shard, arena, begins, slots, filled, bounds, share, most, row, merged, count)
 
 
+@_inline
+def _place(arena, begin, end, partner):
+    """Where a partner is or would be in a row."""
+    while begin < end:
+        middle = (begin + end) >> 1
+        if arena[middle].partner < partner:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
+
+
+@_inline
+def _count(entry):
+    return np.int64(entry.count_a) + np.int64(entry.count_b)
+
+
 @_compile
 def _find(which, rows, partners, arena, begins, filled, bounds, counts, errors, products):
     for at in which:
         row, partner = rows[at], partners[at]
-        low, high = begins[row], begins[row] + filled[row]
-        end = high
-        while low < high:
-            middle = (low + high) >> 1
-            if arena[middle].partner < partner:
-                low = middle + 1
-            else:
-                high = middle
+        end = begins[row] + filled[row]
+        place = _place(arena, begins[row], end, partner)
         errors[at] = bounds[row]
-        if low < end and arena[low].partner == partner:
-            entry = arena[low]
+        if place < end and arena[place].partner == partner:
+            entry = arena[place]
             counts[at, 0], counts[at, 1] = entry.count_a, entry.count_b
             errors[at], products[at] = entry.error, entry.product
 
 
 @_compile
-def _gather(which, rows, arena, begins, offsets, partners, counts, errors, products):
+def _has(which, rows, partners, arena, begins, filled, least, there):
+    for at in which:
+        end = begins[rows[at]] + filled[rows[at]]
+        place = _place(arena, begins[rows[at]], end, partners[at])
+        there[at] = place < end and arena[place].partner == partners[at] and _count(arena[place]) >= least
+
+
+@_compile
+def _lengths(which, rows, arena, begins, filled, least, lengths):
     for place in which:
-        first, begin = offsets[place], begins[rows[place]]
-        for at in range(offsets[place + 1] - first):
-            entry, cell = arena[begin + at], first + at
-            partners[cell] = entry.partner
-            counts[cell, 0], counts[cell, 1] = entry.count_a, entry.count_b
-            errors[cell], products[cell] = entry.error, entry.product
+        begin = begins[rows[place]]
+        for at in range(begin, begin + filled[rows[place]]):
+            lengths[place] += _count(arena[at]) >= least
+
+
+@_compile
+def _gather(which, rows, arena, begins, filled, least, offsets, partners, counts, errors, products):
+    for place in which:
+        begin, cell = begins[rows[place]], offsets[place]
+        for at in range(begin, begin + filled[rows[place]]):
+            if _count(arena[at]) >= least:
+                entry = arena[at]
+                partners[cell] = entry.partner
+                counts[cell, 0], counts[cell, 1] = entry.count_a, entry.count_b
+                errors[cell], products[cell] = entry.error, entry.product
+                cell += 1
+
+
+@_compile
+def _pack(first, last, number, arena, begins, filled, packed):
+    """Rows first to last − 1 of a shard, by their number in it, one behind the other."""
+    count = 0
+    for place in range(first, last):
+        row = number + place * SHARDS
+        packed[count : count + filled[row]] = arena[begins[row] : begins[row] + filled[row]]
+        count += filled[row]
+
+
+@_compile
+def _unpack(first, last, number, arena, begins, filled, packed):
+    count = 0
+    for place in range(first, last):
+        row = number + place * SHARDS
+        arena[begins[row] : begins[row] + filled[row]] = packed[count : count + filled[row]]
+        count += filled[row]
