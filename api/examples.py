@@ -84,7 +84,7 @@ VALUES = {
     "activation_cosine": 0.9712,
     "decoder_cosine": 0.8829,
 }
-_COUNTS = {"up": 1_973, "down": 1_900, "joint": 1_781}
+_COUNTS = {"up": 1_973, "down": 1_900, "joint": 1_781, "count_error": 0}
 LINK = {"up": "3:17", "down": "4:99", "counts": _COUNTS, "estimate": 0.9707, "measures": VALUES}
 
 

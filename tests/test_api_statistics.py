@@ -154,7 +154,7 @@ def test_similarity_has_every_measure_from_the_counts(run: Run) -> None:
     up, down = (run.engine.seen[layer][:, 0] > 0 for layer in (0, 1))
     answer = get(run, "/v1/similarity", up="0:0", down="1:0")
     joint = int((up & down).sum())
-    assert answer["counts"] == {"up": int(up.sum()), "down": int(down.sum()), "joint": joint}
+    assert answer["counts"] == {"up": int(up.sum()), "down": int(down.sum()), "joint": joint, "count_error": 0}
     assert set(answer["measures"]) == set(MEASURES)
     assert answer["measures"]["jaccard"]["estimate"] == pytest.approx(joint / (up | down).sum())
     assert answer["measures"]["jaccard"]["status"] == "insufficient" and answer["measures"]["jaccard"]["lower"] is None

@@ -62,7 +62,7 @@ def test_every_count_and_measure_of_every_pair_equals_brute_force_over_the_dense
             on_a, on_b = a > 0, b > 0
             n_a, n_b, n_ab = int(on_a.sum()), int(on_b.sum()), int((on_a & on_b).sum())
             assert answer["tokens"] == tokens
-            assert answer["counts"] == {"up": n_a, "down": n_b, "joint": n_ab}
+            assert answer["counts"] == {"up": n_a, "down": n_b, "joint": n_ab, "count_error": 0}
             expected = brute_force(a, b)
             for measure in MEASURES:
                 estimate = answer["measures"][measure]["estimate"]
