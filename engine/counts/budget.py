@@ -101,7 +101,7 @@ def _weight(shape: RunShape, *pairs: LayerPair) -> int:
 
 
 def _bytes(shape: RunShape, pair: LayerPair, slots: RowSlots) -> int:
-    return bytes_for(*(shape.dictionaries[layer] for layer in pair), slots)
+    return bytes_for(shape.dictionaries[pair[0]], shape.dictionaries[pair[1]], slots)
 
 
 def _slots(shape: RunShape, pair: LayerPair, room: int) -> RowSlots:
