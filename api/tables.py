@@ -103,7 +103,8 @@ def neighbors(answer: Any) -> RenderableType:
     for row in answer["neighbors"]:
         counts = row["counts"]
         own = counts["down"] if answer["direction"] == "downstream" else counts["up"]
-        table.add_row(row["feature"], number(row["estimate"]), _between(row), number(counts["joint"]), number(own))
+        joint = number(counts["joint"]) + (f" (+{number(counts['count_error'])})" if counts["count_error"] else "")
+        table.add_row(row["feature"], number(row["estimate"]), _between(row), joint, number(own))
     if not answer["neighbors"]:
         return Text(f"{answer['direction']}: no feature fires together with it often enough yet", style="dim")
     if any(row["status"] == "heuristic" for row in answer["neighbors"]):
