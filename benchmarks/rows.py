@@ -1,21 +1,30 @@
 """Timings, and the rows that they become: `benchmarks/results/<benchmark>.jsonl`, one JSON object a line, appended and committed.
 
-A row is data: what was measured on which sizes, p20 / p50 / p80, the ratio to a baseline that was measured in the same run, peak
-memory, the machine and the versions. Tables and plots are made from the rows.
+A row is data: what was measured on which sizes, p20 / p50 / p80, the ratio to a baseline and the distance to a bound that were
+measured in the same run, peak memory, the machine and the versions. Tables and plots are made from the rows.
+
+Fields that rows of any benchmark may have, and that plots and tables look for:
+
+- `baseline`, `ratio`: what it is held against, and how many times as fast it is.
+- `bound`, `bound_seconds`, `distance`: what can't be beaten here, how long that takes, and how many times as long this took.
+- `goal`, `goal_ratio`: what it was to reach, and what it reached of that (1 and more: met).
+- `missed`: why it was not measured; then `seconds` is null.
 """
 
+import argparse
 import datetime
 import json
+import logging
 import os
 import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -49,15 +58,16 @@ def measure(call: Callable[[], object], repeats: int, warmups: int = 1) -> Timin
     return Timing(cuts[1], statistics.median(wall), cuts[7], statistics.median(cpu), repeats)
 
 
-def row(benchmark: str, variant: str, sizes: Mapping[str, int | float], timing: Timing, **more: object) -> dict[str, object]:
-    """One row; `more` holds rates, `baseline` with `ratio`, and what else the benchmark has to say."""
+def row(benchmark: str, variant: str, sizes: Mapping[str, int | float], timing: Timing | None, **more: object) -> dict[str, object]:
+    """One row; `more` holds rates, the fields named above, and what else the benchmark has to say. No timing: not measured."""
+    seconds = {} if timing is None else timing._asdict()
     return {
         "benchmark": benchmark,
         "variant": variant,
         "sizes": dict(sizes),
-        "seconds": {key: float(f"{value:.4g}") for key, value in timing._asdict().items() if key != "repeats"},
-        "repeats": timing.repeats,
-        **{key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in more.items()},
+        "seconds": _rounded({key: value for key, value in seconds.items() if key != "repeats"}) or None,
+        "repeats": 0 if timing is None else timing.repeats,
+        **_rounded(more),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "machine": machine(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
@@ -71,6 +81,28 @@ def append(rows: list[dict[str, object]]) -> None:
     for one in rows:
         with (RESULTS / f"{one['benchmark']}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(one, ensure_ascii=False) + "\n")
+
+
+def read() -> list[dict[str, Any]]:
+    """All rows there are, file by file, in the order of their measuring."""
+    lines = [line for path in sorted(RESULTS.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def command(description: str, run: Callable[[bool], Iterable[dict[str, object]]]) -> None:
+    """What the `main` of a benchmark does: measure, and append each row as it comes; those of a quick run are not kept.
+
+    Args:
+        description: its module's docstring.
+        run: given whether it is a quick run, yields the rows.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; nothing is written")
+    quick = parser.parse_args().quick
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for one in run(quick):
+        if not quick:
+            append([one])
 
 
 def machine() -> dict[str, object]:
@@ -97,6 +129,14 @@ def one_core() -> Iterator[None]:
     finally:
         os.sched_setaffinity(0, cores)
         torch.set_num_threads(threads)
+
+
+def _rounded(values: Mapping[str, object]) -> dict[str, Any]:
+    """Floats to four digits, in what lies inside as well."""
+    return {
+        key: float(f"{value:.4g}") if isinstance(value, float) else _rounded(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
 
 
 def _cpu_model() -> str:
