@@ -102,7 +102,7 @@ def tokens_of(part: Csr, first: int, count: int) -> Csr:
 
 def dense_output(tokens: int, features: int, active: float, seed: int = 0) -> torch.Tensor:
     """float32 [tokens, features] as a SAE encodes it: before ReLU most entries are negative."""
-    sparse = pair_batch(tokens, features, active, seed).up
+    (sparse,) = chain(tokens, features, active, 1, seed)
     dense = -torch.rand(tokens, features, generator=torch.Generator().manual_seed(seed))
     rows = torch.repeat_interleave(torch.arange(tokens), sparse.offsets.diff().to(torch.int64))
     dense[rows, sparse.features.to(torch.int64)] = sparse.values

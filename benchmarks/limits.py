@@ -3,11 +3,10 @@
 Rates of one core, on the tables that are counted into:
 
 1. *stream*: every cell of a table is read, added to and written, in order. Memory bandwidth, both ways.
-2. *read*: every cell of a table is read, in order.
-3. *line*: cells of a pair's two tables are added to row by row, in random order within a row, prefetched some ahead: the rate of
+2. *line*: cells of a pair's two tables are added to row by row, in random order within a row, prefetched some ahead: the rate of
    touched cache lines, one of either table. (In random order over the whole table it is ten times slower, for lack of a TLB that
    large: no kernel has to do that.)
-4. *cell*: the downstream entries of a batch are added into one row's buffer that stays in L2: the rate of an update when nothing
+3. *cell*: the downstream entries of a batch are added into one row's buffer that stays in L2: the rate of an update when nothing
    has to come from memory.
 
 A batch must bring in every line that it touches, a row at the rate of lines or of a whole row's stream, whichever is less, and make
@@ -40,8 +39,6 @@ class Limits(NamedTuple):
     features: int
     stream: float
     """Bytes per second, read and written bytes both counted."""
-    read: float
-    """Bytes per second."""
     line: float
     """Seconds per pair of cache lines."""
     cell: float
@@ -51,7 +48,6 @@ class Limits(NamedTuple):
         """As a row has them."""
         return {
             "stream_bytes_per_second": self.stream,
-            "read_bytes_per_second": self.read,
             "line_seconds": self.line,
             "cell_seconds": self.cell,
         }
@@ -93,11 +89,17 @@ def measure_limits(counts: Tensor, products: Tensor, down: Csr) -> Limits:
     cells = rows * np.uint64(features) + random.integers(0, features, touched).astype(np.uint64)
     entries, buffer = down.features.numpy(), np.zeros(2 * features)
     stream = _fastest(_add_to_all, part, repeats)
-    read = _fastest(_sum_of_all, part, repeats)
     line = min(_fastest(_add_to, cells, flat_counts, flat_products, ahead) for ahead in AHEAD)
     cell = _fastest(_add_to_buffer, entries, buffer)
-    read_bytes = repeats * part.nbytes
-    return Limits(features, 2 * read_bytes / stream, read_bytes / read, line / touched, cell / len(entries))
+    streamed = 2 * repeats * part.nbytes
+    return Limits(features, streamed / stream, line / touched, cell / len(entries))
+
+
+def read_bytes_per_second(array: np.ndarray) -> float:
+    """Bytes per second at which one core reads a contiguous array of numbers in order."""
+    flat = array.reshape(-1)
+    repeats = max(1, STREAMED // flat.nbytes)
+    return repeats * flat.nbytes / _fastest(_sum_of_all, flat, repeats)
 
 
 def random_update_seconds(table: Tensor) -> float:

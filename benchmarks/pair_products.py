@@ -5,6 +5,8 @@ of the batch alone, as sparse matrices, which is the best that can be said for t
 counted before, and none of them counts the halves apart.
 """
 
+import warnings
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -61,14 +63,12 @@ class TorchSparse:
         return self._product(ones=True), self._product(ones=False)
 
     def _product(self, ones: bool) -> Tensor:
-        up, down = (
-            torch.sparse_csr_tensor(
-                part.offsets,
-                part.features,
-                torch.ones_like(part.values) if ones else part.values,
-                size=(part.tokens, self._features),
-                check_invariants=False,  # it warns where nothing is said
-            )
-            for part in self._batch
-        )
-        return torch.sparse.mm(up.t().to_sparse_csr(), down)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+            up, down = (self._matrix(part, ones) for part in self._batch)
+            return torch.sparse.mm(up.t().to_sparse_csr(), down)
+
+    def _matrix(self, part: Csr, ones: bool) -> Tensor:
+        values = torch.ones_like(part.values) if ones else part.values
+        size = (part.tokens, self._features)
+        return torch.sparse_csr_tensor(part.offsets, part.features, values, size=size, check_invariants=False)
