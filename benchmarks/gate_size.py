@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks import rows
 from benchmarks.activations import pair_batch
-from benchmarks.segments import segment
+from benchmarks.segments import count, segment
 from engine.counts.gate_tables import GateTables
 from engine.counts.gates import PLACES, NominatedGates
 from engine.counts.shape import RunShape
@@ -72,10 +72,7 @@ def time_rows(features: int, tokens: int) -> list[dict[str, object]]:
     with rows.one_core():
         stream = pair_batch(SEGMENTS * tokens, features, L0)
         for number in range(SEGMENTS):
-            whole = segment(stream, number * tokens, tokens, MICRO_BATCH)
-            for batch in whole.batches:
-                state.add(batch)
-            clusters = state.end_segment(*whole)
+            clusters = count(state, segment(stream, number * tokens, tokens, MICRO_BATCH))
             _timed(cpu, "choose gates", choose_gates)(state, clusters, state.tokens)
     gates = len(state.gates[0, 1])
     found = []

@@ -20,7 +20,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +41,12 @@ class Timing(NamedTuple):
     cpu_p50: float
     repeats: int
 
+    @classmethod
+    def of(cls, wall: Sequence[float], cpu: Sequence[float]) -> "Timing":
+        """Of one repeat or more."""
+        cuts = statistics.quantiles(wall, n=10, method="inclusive") if len(wall) > 1 else [wall[0]] * 9
+        return cls(cuts[1], statistics.median(wall), cuts[7], statistics.median(cpu), len(wall))
+
 
 def measure(call: Callable[[], object], repeats: int, warmups: int = 1) -> Timing:
     """Times `repeats` calls after `warmups` that don't count (compilation, page faults of fresh tables)."""
@@ -52,10 +58,7 @@ def measure(call: Callable[[], object], repeats: int, warmups: int = 1) -> Timin
         call()
         wall.append(time.perf_counter() - before)
         cpu.append(time.process_time() - cpu_before)
-    if repeats == 1:
-        return Timing(wall[0], wall[0], wall[0], cpu[0], 1)
-    cuts = statistics.quantiles(wall, n=10, method="inclusive")
-    return Timing(cuts[1], statistics.median(wall), cuts[7], statistics.median(cpu), repeats)
+    return Timing.of(wall, cpu)
 
 
 def row(benchmark: str, variant: str, sizes: Mapping[str, int | float], timing: Timing | None, **more: object) -> dict[str, object]:

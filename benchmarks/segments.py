@@ -7,6 +7,8 @@ import numpy as np
 
 from benchmarks.activations import tokens_of
 from engine.corpus.segment import Piece
+from engine.counts.clusters import SegmentClusters
+from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from kernels import Csr
 
@@ -31,3 +33,10 @@ def segment(layers: Sequence[Csr], first: int, tokens: int, micro_batch: int, do
         of = slice(start // document, (start + micro_batch) // document)
         batches.append(SparseBatch(parts, np.arange(first + start, first + start + micro_batch), owner, tuple(pieces[of])))
     return StreamSegment(batches, pieces, [first + at * document for at in range(len(pieces))])
+
+
+def count(state: State, whole: StreamSegment) -> list[SegmentClusters]:
+    """Count a segment and end it."""
+    for batch in whole.batches:
+        state.add(batch)
+    return state.end_segment(*whole)
