@@ -1,7 +1,7 @@
 """`python -m benchmarks [--quick] [NAME…]`: benchmarks one after the other, each in a process of its own; all of them by default.
 
-Rows are appended to `benchmarks/results/`; `make plots` makes the README's pictures and tables of them. `--quick` runs everything at
-small sizes, to see that it works, and writes nothing.
+Rows are appended to `benchmarks/results/`; `make plots` makes the README's pictures and table of them. `--quick` runs everything
+at small sizes, to see that it works, and writes nothing.
 """
 
 import argparse

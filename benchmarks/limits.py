@@ -88,9 +88,9 @@ def measure_limits(counts: Tensor, products: Tensor, down: Csr) -> Limits:
     rows = np.sort(random.integers(0, features, touched)).astype(np.uint64)
     cells = rows * np.uint64(features) + random.integers(0, features, touched).astype(np.uint64)
     entries, buffer = down.features.numpy(), np.zeros(2 * features)
-    stream = _fastest(_add_to_all, part, repeats)
-    line = min(_fastest(_add_to, cells, flat_counts, flat_products, ahead) for ahead in AHEAD)
-    cell = _fastest(_add_to_buffer, entries, buffer)
+    stream = fastest(_add_to_all, part, repeats)
+    line = min(fastest(_add_to, cells, flat_counts, flat_products, ahead) for ahead in AHEAD)
+    cell = fastest(_add_to_buffer, entries, buffer)
     streamed = 2 * repeats * part.nbytes
     return Limits(features, streamed / stream, line / touched, cell / len(entries))
 
@@ -99,17 +99,17 @@ def read_bytes_per_second(array: np.ndarray) -> float:
     """Bytes per second at which one core reads a contiguous array of numbers in order."""
     flat = array.reshape(-1)
     repeats = max(1, STREAMED // flat.nbytes)
-    return repeats * flat.nbytes / _fastest(_sum_of_all, flat, repeats)
+    return repeats * flat.nbytes / fastest(_sum_of_all, flat, repeats)
 
 
 def random_update_seconds(table: Tensor) -> float:
     """Seconds per random read-modify-write of a cell of an integer table, prefetched: for tables that fit in a cache."""
     flat = table.numpy().reshape(-1)
     cells = np.random.default_rng(0).integers(0, len(flat), MOST_CELLS).astype(np.uint64)
-    return min(_fastest(_add_one_to, cells, flat, ahead) for ahead in AHEAD) / len(cells)
+    return min(fastest(_add_one_to, cells, flat, ahead) for ahead in AHEAD) / len(cells)
 
 
-def _fastest(call: Callable[..., object], *given: object) -> float:
+def fastest(call: Callable[..., object], *given: object) -> float:
     """CPU seconds of the fastest of three calls, after one that compiles and brings in."""
     call(*given)
     seconds = []

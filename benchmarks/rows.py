@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+RUN = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+"""Rows of one process have it in common: that is what a baseline, a bound or a first step was measured in."""
 VERSIONED = ("torch", "triton", "numba", "numpy")
 
 
@@ -75,6 +77,7 @@ def row(benchmark: str, variant: str, sizes: Mapping[str, int | float], timing: 
         "machine": machine(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "run": RUN,
     }
 
 
@@ -90,6 +93,12 @@ def read() -> list[dict[str, Any]]:
     """All rows there are, file by file, in the order of their measuring."""
     lines = [line for path in sorted(RESULTS.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
     return [json.loads(line) for line in lines]
+
+
+def newest(rows: Sequence[dict[str, Any]], benchmark: str, variant: str | None = None) -> list[dict[str, Any]]:
+    """Rows of the last run of a benchmark; with a variant, of the last run that has it, and only those of that variant."""
+    there = [one for one in rows if one["benchmark"] == benchmark and "run" in one and variant in (None, one["variant"])]
+    return [one for one in there if one["run"] == max(one["run"] for one in there)]
 
 
 def command(description: str, run: Callable[[bool], Iterable[dict[str, object]]]) -> None:

@@ -1,0 +1,66 @@
+"""`python -m benchmarks.plots`: the README's pictures, `docs/performance/*.svg`, and its table, from the rows alone.
+
+plotly draws them in Chromium, as on the report. Each carries a style sheet of its own, so that a reader whose screen is dark sees
+light text on dark paper, wherever the picture is shown.
+"""
+
+import logging
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import plotly.graph_objects as go
+from playwright.sync_api import Page
+from plotly.offline import get_plotlyjs
+
+from benchmarks import figures, rows, tables
+from tests.chromium import chromium
+
+log = logging.getLogger(__name__)
+
+PICTURES = Path(__file__).parent.parent / "docs" / "performance"
+COLORS = {  # by the stand-in of `figures`: name, on light, on dark
+    figures.INK: ("ink", "#1d2129", "#e4e7ee"),
+    figures.QUIET: ("quiet", "#5f6673", "#9ba3b3"),
+    figures.LINE: ("line", "#e1e3e6", "#2f3541"),
+    figures.PAPER: ("paper", "#ffffff", "#13151a"),
+    figures.OURS: ("ours", "#3557d4", "#8ea6ff"),
+    figures.FIRST: ("first", "#c9822b", "#e0a458"),
+    figures.SECOND: ("second", "#2f9a94", "#55bdb5"),
+    figures.THIRD: ("third", "#aa4499", "#d07fc3"),
+}
+
+
+def draw(page: Page, figure: go.Figure) -> str:
+    """A figure as SVG; the page has plotly. The same figure gives the same text."""
+    layout = figure.layout
+    call = "([figure, width, height]) => Plotly.toImage(JSON.parse(figure), {format: 'svg', width, height})"
+    drawn = unquote(page.evaluate(call, [figure.to_json(), layout.width, layout.height]).partition(",")[2])
+    for stand_in, (name, light, _) in COLORS.items():
+        drawn = drawn.replace(stand_in, f"var(--{name}, {light})")
+    drawn = re.sub(r"(clip|legend|defs-|topdefs-|trace)[0-9a-f]{6}", r"\1", drawn)  # plotly names its parts by chance
+    light, dark = (";".join(f"--{name}:{color[at]}" for name, *color in COLORS.values()) for at in (0, 1))
+    style = f"<style>svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
+    return drawn.replace(">", f">{style}", 1) + "\n"
+
+
+def main() -> None:
+    """Draw every picture that there are rows for, and put the table into the README."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    there = rows.read()
+    readme = tables.README.read_text(encoding="utf-8")
+    tables.README.write_text(tables.put_in(readme, tables.table(there)), encoding="utf-8")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with chromium() as browser:
+        page = browser.new_page()
+        page.add_script_tag(content=get_plotlyjs())
+        for name, make in figures.FIGURES.items():
+            if (figure := make(there)) is None:
+                log.warning("%s: there are no rows for it", name)
+                continue
+            (PICTURES / f"{name}.svg").write_text(draw(page, figure), encoding="utf-8")
+            log.info("%s", PICTURES / f"{name}.svg")
+
+
+if __name__ == "__main__":
+    main()
