@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARGS ?=
 
-.PHONY: install run test lint format bench screenshots browser clean
+.PHONY: install run test lint format bench plots screenshots browser clean
 .DEFAULT_GOAL := run
 
 install: $(STAMP)
@@ -39,8 +39,13 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install
+# Some 45 minutes on two idle cores; ARGS=--quick sees in two that all of it works.
+bench: install browser
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# The README's pictures and table, from the rows of benchmarks/results.
+plots: install browser
+	$(BIN)/python -m benchmarks.plots
 
 # The two pictures in the README, from the demo: some three minutes.
 screenshots: install browser

@@ -19,6 +19,8 @@ import argparse
 import itertools
 import json
 import logging
+import os
+import sys
 import tempfile
 import threading
 import time
@@ -42,6 +44,7 @@ from engine.encoder.encoder import ModelEncoder
 from engine.loop import Loop
 from engine.main import build
 from engine.settings import load
+from engine.supervisor import ENGINE_ENVIRONMENT
 from engine.views.gate_choices import choose_gates
 from engine.views.redis_server import PrivateRedis
 from engine.views.siblings import choose_siblings
@@ -213,6 +216,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, metavar="N", help="of each corpus at most (default: all)")
     options = parser.parse_args()
     quick = options.quick
+    if missing := {name: value for name, value in ENGINE_ENVIRONMENT.items() if name not in os.environ}:
+        # As the supervisor starts the engine; the allocator and OpenMP read theirs when a process starts.
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.loop", *sys.argv[1:]], {**os.environ, **missing})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     found = run(quick, options.documents)
     for one in found:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import plotly.graph_objects as go
-from playwright.sync_api import Page
+from playwright.sync_api import Browser
 from plotly.offline import get_plotlyjs
 
 from benchmarks import figures, rows, tables
@@ -31,11 +31,13 @@ COLORS = {  # by the stand-in of `figures`: name, on light, on dark
 }
 
 
-def draw(page: Page, figure: go.Figure) -> str:
-    """A figure as SVG; the page has plotly. The same figure gives the same text."""
-    layout = figure.layout
+def draw(browser: Browser, figure: go.Figure) -> str:
+    """A figure as SVG. The same figure gives the same text, on a page of its own each."""
+    page, layout = browser.new_page(), figure.layout
+    page.add_script_tag(content=get_plotlyjs())
     call = "([figure, width, height]) => Plotly.toImage(JSON.parse(figure), {format: 'svg', width, height})"
     drawn = unquote(page.evaluate(call, [figure.to_json(), layout.width, layout.height]).partition(",")[2])
+    page.close()
     for stand_in, (name, light, _) in COLORS.items():
         drawn = drawn.replace(stand_in, f"var(--{name}, {light})")
     drawn = re.sub(r"(clip|legend|defs-|topdefs-|trace)[0-9a-f]{6}", r"\1", drawn)  # plotly names its parts by chance
@@ -52,13 +54,11 @@ def main() -> None:
     tables.README.write_text(tables.put_in(readme, tables.table(there)), encoding="utf-8")
     PICTURES.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
-        page = browser.new_page()
-        page.add_script_tag(content=get_plotlyjs())
         for name, make in figures.FIGURES.items():
             if (figure := make(there)) is None:
                 log.warning("%s: there are no rows for it", name)
                 continue
-            (PICTURES / f"{name}.svg").write_text(draw(page, figure), encoding="utf-8")
+            (PICTURES / f"{name}.svg").write_text(draw(browser, figure), encoding="utf-8")
             log.info("%s", PICTURES / f"{name}.svg")
 
 

@@ -43,6 +43,7 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "85
 # OpenMP's threads spin while they wait for each other. Beside any other load that takes the core from the thread they wait for: 80
 # tokens/s beside two busy processes on 2 cores, 2,300 with threads that sleep.
 _OPENMP = {"OMP_WAIT_POLICY": "PASSIVE"}
+ENGINE_ENVIRONMENT = {**_MALLOC, **_OPENMP, "TOKENIZERS_PARALLELISM": "false"}
 
 # The analysis worker takes what is left of one core, not of all.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -185,7 +186,7 @@ class Supervisor:
                 signal.signal(number, self._on_signal)
             environment = {**os.environ, SETTINGS_VARIABLE: settings.model_dump_json()}
             children = [
-                Child("engine", "engine.main", {**_MALLOC, **_OPENMP, **environment, "TOKENIZERS_PARALLELISM": "false"}),
+                Child("engine", "engine.main", {**ENGINE_ENVIRONMENT, **environment}),
                 Child("API", "api.server", environment),
                 Child("analysis", "engine.analysis.main", {**environment, **_ONE_THREAD}),
             ]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plotly.offline import get_plotlyjs
 
 from benchmarks import accumulate, compact, figures, gate_kernels, growth, plots, publishing, ranking, rows, share, tables
 from benchmarks.activations import pair_batch
@@ -124,9 +123,7 @@ def test_a_picture_is_the_same_each_time_and_knows_light_and_dark(quick: dict[st
     figure = figures.speed(quick["accumulate"])
     assert figure is not None
     with chromium() as browser:
-        page = browser.new_page()
-        page.add_script_tag(content=get_plotlyjs())
-        first, second = plots.draw(page, figure), plots.draw(page, figure)
+        first, second = plots.draw(browser, figure), plots.draw(browser, figure)
     assert first == second
     assert ElementTree.fromstring(first).tag.endswith("svg")
     assert "prefers-color-scheme:dark" in first and "var(--ours" in first
