@@ -21,6 +21,7 @@ BENCHMARKS = (
     "ranking",
     "publishing",
     "growth",
+    "bounded",
     "loop",
     "page",
     "gate_size",

@@ -12,44 +12,27 @@ what is dear is the same.
 import argparse
 import logging
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import psutil
 import torch
 
-from benchmarks.activations import PairBatch, copies, frequencies, layer, pair_batch, to_csr
+from benchmarks.activations import PairBatch, chain, pair_batch
 from benchmarks.rows import Timing, append, measure, one_core, row
-from engine.corpus.segment import Piece
+from benchmarks.segments import DOCUMENT_TOKENS, sparse_batch
 from engine.counts import budget
 from engine.counts.bounded import BoundedTable
 from engine.counts.pairs import PairTable
 from engine.counts.shape import RowSlots, RunShape
 from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
-from kernels import Csr
 
 log = logging.getLogger(__name__)
 
 ROWS = ("recall", "width", "million")
-DOCUMENT_TOKENS = 512
 LEADERS, LEAST_ACTIVE = 10, 100
 WIDTH_BUDGET = 4 * 10**9
 MILLION, MILLION_BUDGET = 1 << 20, 20 * 10**9
-
-
-def sparse_batch(layers: Sequence[Csr], position: int) -> SparseBatch:
-    """A batch of documents of 512 tokens."""
-    tokens = layers[0].tokens
-    documents = -(-tokens // DOCUMENT_TOKENS)
-    lengths = np.full(documents, DOCUMENT_TOKENS)
-    lengths[-1] = tokens - DOCUMENT_TOKENS * (documents - 1)
-    first = position // DOCUMENT_TOKENS
-    pieces = [
-        Piece("benchmark", "benchmark", first + at, None, (first + at) % 2, 0, int(size), True) for at, size in enumerate(lengths)
-    ]
-    where = np.repeat(np.arange(documents, dtype=np.int32), lengths)
-    return SparseBatch(tuple(layers), np.arange(position, position + tokens), where, tuple(pieces))
 
 
 def recall_rows(quick: bool) -> list[dict]:
@@ -153,13 +136,7 @@ def million_rows(quick: bool) -> list[dict]:
     """A whole state of three very wide layers."""
     features, amount, tokens, times = (65_536, 10**9, 4_096, 2) if quick else (MILLION, MILLION_BUDGET, 65_536, 4)
     process = psutil.Process()
-    rng = np.random.default_rng(0)
-    frequency = frequencies(features, 60)
-    columns = [layer(tokens, frequency, rng)]
-    for _ in range(2):
-        columns.append(copies(columns[-1], layer(tokens, frequency, rng), rng))
-    layers = [to_csr(column, tokens, rng) for column in columns]
-    del columns
+    layers = chain(tokens, features, 60, 3)
     before = process.memory_info().rss
     shape = budget.fit(RunShape.of([features] * 3), amount)
     state = State.of_shape(shape)

@@ -10,13 +10,13 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from benchmarks.growth import BUDGET
 from benchmarks.pair_products import DenseMatmuls, ScipySparse, TorchSparse
 from benchmarks.rows import newest
 
 INK, QUIET, LINE, PAPER = "rgb(1, 1, 1)", "rgb(2, 2, 2)", "rgb(3, 3, 3)", "rgb(4, 4, 4)"
 OURS, FIRST, SECOND, THIRD = "rgb(5, 5, 5)", "rgb(6, 6, 6)", "rgb(7, 7, 7)", "rgb(8, 8, 8)"
 WIDTH = 860
+GROWS = {"tokens": "tokens", "active": "L0", "pairs": "layer_pairs", "dictionary": "D"}
 WITHOUT_STATISTICS = ("forward", "encode", "compact")
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
@@ -50,36 +50,34 @@ def speed(rows: Rows) -> go.Figure | None:
 
 
 def growth(rows: Rows) -> go.Figure | None:
-    """How the cost grows with tokens, L0, layer pairs and dictionary."""
-    of = {
-        what: [one for one in newest(rows, "growth", what) if one["seconds"]]
-        for what in ("tokens", "active", "pairs", "dictionary")
-    }
-    if not of["tokens"]:
+    """How the cost grows with tokens, L0, layer pairs, and with the dictionary under a memory budget."""
+    of = {what: [one for one in newest(rows, "growth", what) if one["seconds"]] for what in ("tokens", "active", "pairs")}
+    wide = newest(rows, "bounded", "width")
+    if not (all(of.values()) and wide):
         return None
-    titles = ("tokens", "L0", "layer pairs", f"dictionary, in {BUDGET / 1e9:.0f} GB")
-    figure = make_subplots(1, 4, subplot_titles=titles, horizontal_spacing=0.05)
-    for column, (what, found) in enumerate(of.items(), 1):
-        if not found:
-            continue
-        first = found[0]
-        work = [
-            one["sizes"]["D"] / first["sizes"]["D"] if what == "dictionary" else one["updates"] / first["updates"] for one in found
-        ]
-        cost = [one["seconds"]["cpu_p50"] / first["seconds"]["cpu_p50"] for one in found]
+    figure = make_subplots(
+        *(1, 4),
+        subplot_titles=("tokens", "L0", "layer pairs", f"dictionary, {wide[0]['sizes']['budget'] / 1e9:.0f} GB at most"),
+        horizontal_spacing=0.05,
+    )
+    panels = [(found, [one["updates"] for one in found], what) for what, found in of.items()]
+    panels.append((wide, [one["sizes"]["D"] for one in wide], "dictionary"))
+    for column, (found, sizes, what) in enumerate(panels, 1):
+        work = [size / sizes[0] for size in sizes]
+        cost = [one["seconds"]["cpu_p50"] / found[0]["seconds"]["cpu_p50"] for one in found]
         linear = [1.0, max(work)]
         figure.add_scatter(x=linear, y=linear, mode="lines", line={"color": QUIET, "dash": "dot", "width": 1}, row=1, col=column)
         look = {"color": OURS, "width": 2}
         figure.add_scatter(x=work, y=cost, mode="lines+markers", line=look, marker={"size": 7, "color": OURS}, row=1, col=column)
         for at, place in ((0, {"xanchor": "left", "xshift": 6, "yshift": -10}), (-1, {"xanchor": "right", "yshift": 14})):
-            text = _label(what, found[at]["sizes"])
+            text = f"{found[at]['sizes'][GROWS[what]]:,}"
             figure.add_annotation(x=_log(work[at]), y=_log(cost[at]), text=text, showarrow=False, **place, row=1, col=column)
     figure.update_xaxes(type="log", title="updates, ×", tickvals=[1, 4, 16, 64], range=[-0.15, 2.1])
     figure.update_yaxes(type="log", tickvals=[1, 4, 16, 64], range=[-0.35, 2.1])
     figure.update_yaxes(title="CPU time, ×", col=1)
     figure.update_xaxes(title="features, ×", col=4)
     figure.update_layout(showlegend=False)
-    return _styled(figure, "How the cost grows; dotted: in proportion", [one for found in of.values() for one in found], 340)
+    return _styled(figure, "How the cost grows; dotted: in proportion", [one for found, *_ in panels for one in found], 340)
 
 
 def distances(rows: Rows) -> go.Figure | None:
@@ -133,11 +131,6 @@ def _named(one: dict[str, Any]) -> str:
     told = [f"L0 {sizes['L0']}"] if one["benchmark"] == "accumulate" else []
     told += [f"T {sizes['tokens']:,}"] if one["benchmark"] in ("accumulate", "gates") else []
     return ", ".join([one["benchmark"], one["variant"], *([one["shape"]] if "shape" in one else []), *told])
-
-
-def _label(what: str, sizes: Mapping[str, int]) -> str:
-    value = {"tokens": "tokens", "active": "L0", "pairs": "layer_pairs", "dictionary": "D"}[what]
-    return f"{sizes[value]:,}"
 
 
 def _log(value: float) -> float:

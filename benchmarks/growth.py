@@ -1,31 +1,29 @@
 """Does the cost grow no faster than the work? The whole state, with every statistic in it, while one size grows.
 
-    python -m benchmarks.growth [--quick] [tokens] [active] [pairs] [dictionary]
+    python -m benchmarks.growth [--quick] [tokens] [active] [pairs]
 
 | what grows | steps | what stands |
 |---|---|---|
 | `tokens` | × 1, 4, 16 | a layer pair of 24,576, L0 60 |
 | `active` (L0) | 20 → 120 | a layer pair of 24,576, 65,536 tokens |
 | `pairs` | 1 → 66, all pairs of 12 layers | dictionaries of 2,048, L0 60, 16,384 tokens |
-| `dictionary` | 16k → 1M | a layer pair, L0 80, 65,536 tokens, and the memory that the state may take |
 
 One core, micro-batches of 4,096 tokens, segments ended and no choices made; the first segment is counted once before, so that no
 step pays for fresh memory. The work is updates: joint activations over all layer pairs, which grow with the square of L0. `growth`
 is by how much the CPU seconds of counting have grown since the first step of the same run, over by how much the work has: 1 is
-linear, less is better.
+linear, less is better. The dictionary grows under a memory budget in `benchmarks.bounded`.
 """
 
 import argparse
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 from benchmarks.activations import chain
 from benchmarks.rows import Timing, append, one_core, row
 from benchmarks.segments import count, segment
-from engine.counts.shape import LayerPair
 from engine.counts.state import State, bytes_needed
 from engine.errors import DoesNotFit
 
@@ -33,54 +31,40 @@ log = logging.getLogger(__name__)
 
 MICRO_BATCH = 4_096
 SEGMENT_TOKENS = 16_384
-BUDGET = 8_000_000_000
 
 
 class Step(NamedTuple):
-    """One run: its sizes, and the bytes that the state may take."""
+    """The sizes of one run."""
 
     layers: int
     features: int
     active: int
     tokens: int
     pairs: int = 1
-    budget: int | None = None
 
     def sizes(self) -> dict[str, int]:
-        sizes = {"layers": self.layers, "D": self.features, "L0": self.active, "tokens": self.tokens, "layer_pairs": self.pairs}
-        return sizes if self.budget is None else sizes | {"budget": self.budget}
+        return {"layers": self.layers, "D": self.features, "L0": self.active, "tokens": self.tokens, "layer_pairs": self.pairs}
 
 
 def steps(quick: bool) -> dict[str, list[Step]]:
     """By what grows."""
-    wide, tokens = (512, 4_096) if quick else (24_576, SEGMENT_TOKENS)
+    wide, tokens = (512, 1_024) if quick else (24_576, SEGMENT_TOKENS)
     narrow, layers = (256, 4) if quick else (2_048, 12)
-    widths, budget = ((256, 8_192), 10_000_000) if quick else ((16_384, 65_536, 262_144, 1_048_576), BUDGET)
     every_pair = layers * (layers - 1) // 2
     return {
         "tokens": [Step(2, wide, 60, times * tokens) for times in (1, 4, 16)],
         "active": [Step(2, wide, active, 4 * tokens) for active in (20, 40, 60, 80, 120)],
         "pairs": [Step(layers, narrow, 60, tokens, pairs) for pairs in (1, layers - 1, every_pair // 2, every_pair)],
-        "dictionary": [Step(2, width, 80, 4 * tokens, budget=budget) for width in widths],
     }
 
 
-def empty_state(dictionaries: Sequence[int], pairs: Sequence[LayerPair], budget: int | None) -> State:
-    """What is counted into; with a budget, a state that keeps to it. This is where bounded tables go in.
-
-    Raises:
-        DoesNotFit: dense tables need more.
-    """
-    return State.zero(dictionaries, pairs, available=budget)
-
-
-def grown(what: str, through: Sequence[Step], make: Callable[..., State] = empty_state) -> Iterator[dict[str, object]]:
+def grown(what: str, through: Sequence[Step]) -> Iterator[dict[str, object]]:
     """A row a step; one that does not fit says so."""
     first: tuple[float, float] | None = None
     for step in through:
         pairs = list(combinations(range(step.layers), 2))[: step.pairs]
         try:
-            state = make([step.features] * step.layers, pairs, step.budget)
+            state = State.zero([step.features] * step.layers, pairs)
         except DoesNotFit as error:
             log.info("growth of %s, D = %d: %s", what, step.features, error.message)
             yield row("growth", what, step.sizes(), None, missed=error.message)
@@ -89,7 +73,7 @@ def grown(what: str, through: Sequence[Step], make: Callable[..., State] = empty
         active = [layer.offsets.diff().long() for layer in stream]
         updates = sum(int((active[up] * active[down]).sum()) for up, down in pairs)
         length = min(SEGMENT_TOKENS, step.tokens)
-        segments = [segment(stream, at, length, MICRO_BATCH) for at in range(0, step.tokens, length)]
+        segments = [segment(stream, at, length, min(MICRO_BATCH, length)) for at in range(0, step.tokens, length)]
         count(state, segments[0])
         cpu, began = time.process_time(), time.perf_counter()
         for one in segments:
@@ -107,7 +91,7 @@ def grown(what: str, through: Sequence[Step], make: Callable[..., State] = empty
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; nothing is written")
-    parser.add_argument("grows", nargs="*", metavar="tokens|active|pairs|dictionary", help="all of them by default")
+    parser.add_argument("grows", nargs="*", metavar="tokens|active|pairs", help="all of them by default")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     of = steps(options.quick)

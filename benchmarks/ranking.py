@@ -99,11 +99,9 @@ class Counted(NamedTuple):
 def score_seconds(counted: Counted) -> float:
     """Seconds in which a score is computed of a cell with support and held against two numbers."""
     found = []
-    for block in counted.table.blocks():
-        joint = counted.table.joint(block)
-        row, column = np.nonzero(joint >= MIN_SUPPORT)
-        found.append(((row + block.start).astype(np.int32), column.astype(np.int32), joint[row, column]))
-        if sum(len(part) for part, *_ in found) > SCORED:
+    for cells in counted.table.supported(MIN_SUPPORT):
+        found.append((cells.up, cells.down, cells.joint))
+        if sum(len(up) for up, *_ in found) > SCORED:
             break
     cells = [np.concatenate(column) for column in zip(*found, strict=True)]
     up, down = (side.count.astype(np.float64) for side in (counted.up, counted.down))
@@ -126,7 +124,7 @@ def ranking_rows(shape: Shape, tokens: int, batch: int, repeats: int) -> Iterato
     counted = Counted.of(shape, tokens, batch)
     counts = counted.table.counts.numpy()
     read, score = counts.nbytes / read_bytes_per_second(counts), score_seconds(counted)
-    supported = sum(int((counts[block].sum(axis=-1) >= MIN_SUPPORT).sum()) for block in counted.table.blocks())
+    supported = sum(len(cells.joint) for cells in counted.table.supported(MIN_SUPPORT))
     arms = {"published lists": counted.lists, "by Jaccard": counted.by_jaccard, BASELINE: counted.by_torch}
     timings = {variant: measure(arm, 1 if variant == BASELINE else repeats) for variant, arm in arms.items()}
     sizes = {"D": shape.features, "L0": shape.active, "tokens": tokens, "k": K, "cells_with_support": supported}

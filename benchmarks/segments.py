@@ -12,6 +12,8 @@ from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from kernels import Csr
 
+DOCUMENT_TOKENS = 512
+
 
 class StreamSegment(NamedTuple):
     """Micro-batches, the pieces of documents in them, and the position of each piece's first token."""
@@ -21,18 +23,24 @@ class StreamSegment(NamedTuple):
     positions: list[int]
 
 
-def segment(layers: Sequence[Csr], first: int, tokens: int, micro_batch: int, document: int = 512) -> StreamSegment:
-    """Tokens `first` to `first + tokens` of a stream, in documents of one length, which divides `micro_batch`, which divides
-    `tokens`."""
-    number = first // document
-    pieces = [Piece("stream", "stream", number + at, None, at % 2, 0, document, True) for at in range(tokens // document)]
-    owner = np.repeat(np.arange(micro_batch // document, dtype=np.int32), document)
-    batches = []
-    for start in range(0, tokens, micro_batch):
-        parts = tuple(tokens_of(layer, first + start, micro_batch) for layer in layers)
-        of = slice(start // document, (start + micro_batch) // document)
-        batches.append(SparseBatch(parts, np.arange(first + start, first + start + micro_batch), owner, tuple(pieces[of])))
-    return StreamSegment(batches, pieces, [first + at * document for at in range(len(pieces))])
+def sparse_batch(layers: Sequence[Csr], position: int) -> SparseBatch:
+    """A batch of whole documents of 512 tokens (the last may be shorter), whose first token has this position in the log."""
+    tokens, first = layers[0].tokens, position // DOCUMENT_TOKENS
+    lengths = np.full(-(-tokens // DOCUMENT_TOKENS), DOCUMENT_TOKENS)
+    lengths[-1] -= -tokens % DOCUMENT_TOKENS
+    pieces = [
+        Piece("stream", "stream", first + at, None, (first + at) % 2, 0, length, True) for at, length in enumerate(lengths.tolist())
+    ]
+    owner = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return SparseBatch(tuple(layers), np.arange(position, position + tokens), owner, tuple(pieces))
+
+
+def segment(layers: Sequence[Csr], first: int, tokens: int, micro_batch: int) -> StreamSegment:
+    """Tokens `first` to `first + tokens` of a stream; 512 divides `micro_batch`, which divides `tokens`."""
+    starts = range(first, first + tokens, micro_batch)
+    batches = [sparse_batch([tokens_of(layer, start, micro_batch) for layer in layers], start) for start in starts]
+    pieces = [piece for batch in batches for piece in batch.documents]
+    return StreamSegment(batches, pieces, [piece.number * DOCUMENT_TOKENS for piece in pieces])
 
 
 def count(state: State, whole: StreamSegment) -> list[SegmentClusters]:

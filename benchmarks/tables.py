@@ -87,6 +87,25 @@ def of_publish(one: Row) -> Line:
     return what, f"{seconds(one)}, {one['written']:,} records, {one['bytes'] / 1e6:.0f} MB", "", "", ""
 
 
+def of_recall(one: Row) -> Line:
+    what = f"a bounded table, {one['sizes']['D']:,} features, {one['sizes']['kept']:,} partners kept"
+    held = f"true ten held for {100 * one['true_ten_held']:.2f} % of {one['features_with_100']:,} features, "
+    figure = f"{held}{one['bounds_violated']} bounds violated, {one['table_bytes'] / 1e9:.1f} GB"
+    return what, figure, f"{one['ratio']:.1f} times the time of a dense table", "", ""
+
+
+def of_width(one: Row) -> Line:
+    sizes = one["sizes"]
+    what = f"a layer pair of {sizes['D']:,} features in {sizes['budget'] / 1e9:.0f} GB: {one['layout']}, {one['kept']:,} kept"
+    return what, f"{1e6 * one['seconds_per_token']:.1f} µs a token", "", "", ""
+
+
+def of_million(one: Row) -> Line:
+    what = f"the whole state of {one['sizes']['layers']} layers of {one['sizes']['D']:,} features"
+    used = f"{one['state_bytes_used'] / 1e9:.1f} GB of the {one['sizes']['budget'] / 1e9:.0f} GB allowed"
+    return what, f"{one['tokens_per_second']:,.0f} tokens/s, {used}", "", "", ""
+
+
 def of_share(one: Row) -> Line:
     what = f"{one['variant']} at GPT-2 size, batches of {one['sizes']['tokens']:,} tokens"
     return what, f"{100 * one['share']:.1f} % of it", one["baseline"], "", ""
@@ -122,6 +141,9 @@ LINES: Mapping[tuple[str, str], Callable[[Row], Line]] = {
     ("loop", "all of it"): of_loop,
     ("accumulate", "numba"): of_accumulate,
     ("accumulate", "numba, 2 cores"): of_accumulate,
+    ("bounded", "recall"): of_recall,
+    ("bounded", "width"): of_width,
+    ("bounded", "million"): of_million,
     ("compact", "numba, relu included"): of_compact,
     ("share", "compact of 12 layers + accumulate of 11 pairs"): of_share,
     ("gates", "count_gate_cells"): of_gates,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import accumulate, compact, figures, gate_kernels, growth, plots, publishing, ranking, rows, share, tables
+from benchmarks import accumulate, bounded, compact, figures, gate_kernels, growth, plots, publishing, ranking, rows, share, tables
 from benchmarks.activations import pair_batch
 from benchmarks.limits import CELLS_PER_LINE, Limits, PairWork
 from benchmarks.pair_products import DenseMatmuls, ScipySparse, TorchSparse
@@ -24,9 +24,8 @@ MEASURED = {"benchmark", "variant", "sizes", "seconds", "repeats", "peak_memory_
 
 
 def grown(quick: bool) -> Iterator[dict[str, Any]]:
-    steps = growth.steps(quick)
-    for what in ("pairs", "dictionary"):
-        yield from growth.grown(what, steps[what])
+    for what, steps in growth.steps(quick).items():
+        yield from growth.grown(what, steps)
 
 
 RUNS = {
@@ -37,6 +36,7 @@ RUNS = {
     "ranking": ranking.run,
     "publish": publishing.run,
     "growth": grown,
+    "bounded": bounded.width_rows,
 }
 
 
@@ -84,7 +84,7 @@ def test_torch_finds_the_same_best_scores_as_the_ranking() -> None:
     counted = ranking.Counted.of(TINY, 2_048, 2_048)
     for ids, best in zip(counted.by_jaccard(), counted.by_torch(), strict=True):
         i, j = np.divmod(np.maximum(ids, 0), TINY.features)
-        joint = counted.table.joint((i, j))
+        joint = counted.table.at(i.reshape(-1), j.reshape(-1)).joint.reshape(ids.shape)
         score = np.where(ids >= 0, joint / (counted.up.count[i] + counted.down.count[j] - joint), -1.0)
         np.testing.assert_allclose(score, best.numpy(), rtol=1e-6)
 
@@ -100,10 +100,9 @@ def test_the_newest_run_of_a_variant_is_taken_whole_and_no_other() -> None:
     assert rows.newest(there, "loop") == []
 
 
-def test_a_dictionary_that_does_not_fit_the_budget_says_so(quick: dict[str, list[dict[str, Any]]]) -> None:
-    first, second = (one for one in quick["growth"] if one["variant"] == "dictionary")
-    assert first["growth"] == 1 and first["state_bytes"] <= first["sizes"]["budget"]
-    assert second["seconds"] is None and "10,000,000 bytes" in second["missed"]
+def test_a_step_that_does_not_fit_the_memory_says_so() -> None:
+    (row,) = growth.grown("tokens", [growth.Step(2, 4_000_000, 60, 4_096)])
+    assert row["seconds"] is None and "4000000" in row["missed"]
 
 
 def test_the_table_and_the_pictures_are_made_of_the_rows(quick: dict[str, list[dict[str, Any]]]) -> None:
@@ -112,10 +111,12 @@ def test_the_table_and_the_pictures_are_made_of_the_rows(quick: dict[str, list[d
     own = next(one for one in quick["accumulate"] if one["variant"] == "numba")
     assert f"{own['updates_per_second'] / 1e6:.0f} M updates/s" in table and f"{own['distance']:.1f}" in table
     speed, grown, distances = figures.speed(there), figures.growth(there), figures.distances(there)
-    assert speed is not None and distances is not None and figures.loop(there) is None and grown is None
+    assert speed is not None and distances is not None and grown is not None
     points = {trace.name: trace.x for trace in speed.data}
     assert points["saestream"][0] == own["tokens_per_second"]
     assert points[ScipySparse.name][0] == pytest.approx(own["tokens_per_second"] / own["ratios"][ScipySparse.name])
+    assert figures.loop(there) is None
+    assert grown.data[-1].x[0] == 1 and len(grown.data[-1].x) == len(quick["bounded"])
     assert not any(DenseMatmuls.name in name for name in distances.data[0].y)
 
 
