@@ -29,6 +29,7 @@ from kernels import CandidateLists, Csr
 from kernels.cpu.bounded import BoundedRows, Rows
 
 if TYPE_CHECKING:
+    from engine.counts.clusters import SegmentClusters
     from engine.encoder.batch import SparseBatch
     from engine.encoder.encoded import SetAside
 
@@ -104,6 +105,9 @@ class BoundedTable(StatePart, JointTable):
         self._bound += max(len(up.features), len(down.features))
         if self._tokens >= GATHERED_TOKENS:
             self.count_gathered()
+
+    def end_segment(self, segment: Sequence[SegmentClusters]) -> None:
+        self.count_gathered()  # so that no batch is of two segments, and what the next one finds is a function of the log
 
     def count_gathered(self) -> None:
         """Count what was gathered."""
