@@ -14,12 +14,16 @@ WEB = Path(__file__).parent / "web"
 
 # The page needs only its own files, styles set by script, and images that it draws itself (a view saved as PNG); whatever a corpus
 # holds can't load or run anything.
-POLICY = ("default-src 'self'", "img-src 'self' data:", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'")
-PAGE_HEADERS = {
-    "Content-Security-Policy": "; ".join(POLICY),
-    "Cache-Control": "no-cache",
-    "X-Content-Type-Options": "nosniff",
-}
+_POLICY = ("default-src 'self'", "img-src 'self' data:", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'")
+SECURITY_HEADERS = (
+    (b"content-security-policy", "; ".join(_POLICY).encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"same-origin"),  # the page's address holds what somebody looks at
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""Of every answer, the page's or not: `gate` adds them."""
 
 
 def html(name: str) -> bytes:
@@ -30,7 +34,7 @@ def html(name: str) -> bytes:
 @get("/", media_type="text/html", include_in_schema=False, sync_to_thread=False, opt={FREE_QUERY: True})
 def page() -> Response[bytes]:
     """The page."""
-    return Response(html("index.html"), media_type="text/html", headers=PAGE_HEADERS)
+    return Response(html("index.html"), media_type="text/html", headers={"Cache-Control": "no-cache"})
 
 
 def web_files() -> Router:

@@ -2,7 +2,8 @@
 
 1. Settings from the environment variable that the supervisor set.
 2. The socket is bound here, before anything else, so that a taken port ends the process with status 3 and a sentence.
-3. Serve until SIGTERM or SIGINT: event streams end at once, other requests get a few seconds to finish.
+3. The app is put behind its gate (`api.gate`), and every connection under its clocks (`api.connection`).
+4. Serve until SIGTERM or SIGINT: event streams end at once, other requests get a few seconds to finish.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import sys
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
 
 from api.app import create_app
+from api.connection import Connection
+from api.gate import Gate
+from api.rate_limit import RateLimit
 from engine.errors import AlreadyRunning, BadInput
 from engine.settings import Settings
 
@@ -89,7 +95,19 @@ def main() -> int:
     except (BadInput, AlreadyRunning) as error:
         log.error("%s", error.message)
         return REFUSED
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False)
+    config = uvicorn.Config(
+        Gate(app, settings, RateLimit(app.state.redis, settings)),  # pyright: ignore[reportArgumentType]  (another spelling of ASGI)
+        http=partial(Connection, settings.slow_seconds),  # pyright: ignore[reportArgumentType]  (called, never subclassed)
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+    )
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # many systems begin with 1,024, which some hundred event streams use up
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info("listening on http://%s:%d", shown, bound.getsockname()[1])
     asyncio.run(Server(config, app.state.stopping).serve(sockets=[bound]))

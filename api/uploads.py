@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 
 WAITS = ("durable", "visible")
+SMALLER = "send it in several uploads"
 _LOOK_SECONDS = 0.1  # snapshots are a second apart
 
 
@@ -42,12 +43,13 @@ async def accept(
     """Take a body into the inbox and answer for it: 202, or 200 when the same key came with the same content before.
 
     Raises:
-        BadInput, BadValue, TooLarge, Conflict, Busy, StorageFull: refused; nothing of it is left.
+        BadInput, BadValue, TooLarge, Conflict, Busy, TooMany, StorageFull: refused; nothing of it is left.
     """
     if wait not in WAITS:
         raise BadValue(f"wait = {wait!r}: it must be one of {', '.join(WAITS)}")
-    receiving = await to_thread.run_sync(state.inbox.receive, corpus, check.media_type, route, key, check)
-    manifest = await body.into(receiving)
+    with state.arriving.hold():
+        receiving = await to_thread.run_sync(state.inbox.receive, corpus, check.media_type, route, key, check)
+        manifest = await body.into(receiving)
     record = None
     if wait == "visible":
         record = await until_visible(state.views, manifest.id, state.visible_seconds, state.stopping)

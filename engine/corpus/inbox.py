@@ -34,6 +34,7 @@ import msgspec
 
 from engine import durable
 from engine.corpus.body import BodyCheck
+from engine.corpus.quota import Quota
 from engine.errors import BadInput, Busy, Conflict, DamagedFile
 
 Route = Literal["corpora", "activations"]
@@ -71,8 +72,10 @@ class _Claim(NamedTuple):
 class Inbox:
     """Uploads under `root`. The API process receives, the engine reads; both through an object of this class, from any thread."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, quota: Quota | None = None) -> None:
+        """The quota is for who receives."""
         self.root = root
+        self.quota = quota
         self._uploads, self._incoming, self._keys = root / "uploads", root / "incoming", root / "keys"
         for folder in (self._uploads, self._incoming, self._keys):
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +104,10 @@ class Inbox:
         """Where the body of an acknowledged upload lies."""
         return self._uploads / upload_id / "body"
 
+    def drop_body(self, upload_id: str) -> None:
+        """Forget the body of an upload that is in the log, whole; its manifest, and with that its key, stay."""
+        self.body(upload_id).unlink(missing_ok=True)
+
     # writing
 
     def receive(self, corpus: str, media_type: str, route: Route, key: str | None, check: BodyCheck) -> Receiving:
@@ -110,12 +117,14 @@ class Inbox:
             BadInput: a corpus name that is not 1–64 of letters, digits, dot, dash, underscore, or an empty or endless key.
             Busy: a body with this key is arriving right now.
             Conflict: this key was used for another corpus or content type on this route (other content is found at `commit`).
-            StorageFull: the disk is full.
+            StorageFull: the disk is full, or what this run may have of it.
         """
         if not CORPUS_NAME.fullmatch(corpus):
             raise BadInput(f"corpus name {corpus!r}: it must be 1 to 64 letters, digits, dots, dashes or underscores")
         if key is not None and not 1 <= len(key) <= 255:
             raise BadInput(f"an idempotency key has 1 to 255 characters, this one has {len(key)}")
+        if self.quota is not None:
+            self.quota.take(0)
         self._become_writer()
         claim = None if key is None else self._claim(route, key)
         try:
@@ -242,6 +251,8 @@ class Receiving:
             return
         try:
             self._check.feed(chunk)
+            if self._inbox.quota is not None:
+                self._inbox.quota.take(len(chunk))
             self._body.write(chunk)
         except BaseException:
             self.abort()
