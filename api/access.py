@@ -1,6 +1,7 @@
 """Who gets in: names under which this server may be asked, pages that may ask, and keys.
 
-1. `Host` names this machine, or what the settings allow. A page whose own name is made to lead here (DNS rebinding) gives that name.
+1. `Host` names this machine, or what the settings allow. A page whose own name is made to lead here (DNS rebinding) gives that
+   name.
 2. Nothing is written for a page from elsewhere: browsers say where a page is from, and send what it asks for with the key that they
    were given for us.
 3. Where there are keys everything needs one, by default; writing needs one that may write. On a port that only this machine reaches
@@ -50,12 +51,12 @@ class Access:
         host = headers.get("host", "")
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if not (self._any_host or name.lower() in self._hosts or is_loopback(name)):
-            raise Forbidden(f"this server is not {host or 'nobody'!r}: ask for it by its address, or allow that name (allowed_hosts)")
+            raise Forbidden(f"this server is not called {host!r}: ask for it by its address, or allow that name (allowed_hosts)")
 
     def check_origin(self, method: str, headers: Headers) -> None:
         """Raises Forbidden: a page from elsewhere wants to write."""
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if method in READING or origin is None and site is None or self.allows(origin):
+        if method in READING or (origin is None and site is None) or self.allows(origin):
             return
         ours = site in ("same-origin", "none") if site else urlsplit(origin or "").netloc.lower() == headers.get("host", "").lower()
         if not ours:
@@ -93,7 +94,7 @@ class Access:
     def _keys(self) -> tuple[ApiKey, ...]:
         """The keys there are now. A file that can't be read has none, and nobody gets in by it."""
         try:
-            kept, fault = self._file.keys(), ""
+            kept, fault = self._file.read(), ""
         except (DamagedFile, OSError) as error:
             kept, fault = (), str(error)
             self.needs_key = True
@@ -105,7 +106,7 @@ class Access:
 
 
 def refused_with(error: SaestreamError) -> dict[str, str]:
-    """Headers of a refusal: how a key is brought. A browser asks its user for one, and uses it for the page and its event stream."""
+    """Headers of a refusal: how a key is brought. A browser asks its user for one, for the page and its event stream."""
     return {"WWW-Authenticate": 'Bearer realm="saestream", Basic realm="saestream", charset="UTF-8"'} if error.status == 401 else {}
 
 

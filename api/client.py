@@ -29,9 +29,11 @@ class Refused(SaestreamError):
 class Client:
     """A running server, by its address."""
 
-    def __init__(self, url: str, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, api_key: str | None = None, timeout: float = 30.0) -> None:
+        """`api_key`: sent with every request, to no other server (redirects are not followed)."""
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout)
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
 
     def __enter__(self) -> Client:
         return self

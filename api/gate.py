@@ -1,10 +1,10 @@
 """What every request passes before a route sees it, and every answer before it leaves; around the whole app.
 
-In this order: the server's name, a preflight, too many at once, a page from elsewhere, the key, its rate, its scope. Only probes pass
-without (`access.PROBES`). Then:
+In this order: the server's name, a preflight, too many at once, a page from elsewhere, the key, its rate, its scope. Only probes
+pass without (`access.PROBES`). Then:
 
-- a body must keep coming: 1 KiB per second, averaged over `slow_seconds` of waiting for it (`connection` closes what is as slow before
-  and after);
+- a body must keep coming: 1 KiB per second, averaged over `slow_seconds` of waiting for it (`connection` closes what is as slow
+  before and after);
 - an answer that begins before its request's body has ended closes the connection: what still comes is nobody's;
 - every answer, problems too, carries the headers that keep a browser from doing anything with it but show it.
 """

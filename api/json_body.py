@@ -22,7 +22,8 @@ async def json_body(request: Request[Any, Any, Any], kind: type[T], *, most_byte
         example: what it looks like, and too_large: what to do about a larger one, both for messages.
 
     Raises:
-        UnsupportedMedia: another content type, or compressed. TooLarge. BadInput: no JSON, or not of that form; the message says where.
+        UnsupportedMedia: another content type, or compressed. TooLarge.
+        BadInput: no JSON, or not of that form; the message says where.
     """
     async with body_of(request, most_bytes, too_large) as body:
         media_type = request.headers.get("content-type", "").split(";")[0].strip()

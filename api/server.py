@@ -106,8 +106,9 @@ def main() -> int:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
     )
+    # Many systems begin with 1,024, which some hundred event streams use up.
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # many systems begin with 1,024, which some hundred event streams use up
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info("listening on http://%s:%d", shown, bound.getsockname()[1])
     asyncio.run(Server(config, app.state.stopping).serve(sockets=[bound]))

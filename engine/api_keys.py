@@ -99,7 +99,7 @@ class KeyFile:
         self._seen: tuple[int, int, int] | None = None
         self._keys: tuple[ApiKey, ...] = ()
 
-    def keys(self) -> tuple[ApiKey, ...]:
+    def read(self) -> tuple[ApiKey, ...]:
         """What is in it; costs one `stat` while it does not change.
 
         Raises:
@@ -112,7 +112,7 @@ class KeyFile:
             return ()
         seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
         if seen != self._seen:
-            self._keys = self._read()
+            self._keys = self._decoded()
             self._seen = seen
         return self._keys
 
@@ -125,7 +125,7 @@ class KeyFile:
         """
         if not _NAME.fullmatch(name) or name == FROM_SETTINGS:
             raise BadInput(f"key name {name!r}: it must be 1 to 64 letters, digits, dots, dashes or underscores")
-        keys = self.keys()
+        keys = self.read()
         if any(key.name == name for key in keys):
             raise Conflict(f"{self.path} has a key {name} already; remove it first, or give this one another name")
         made = f"sae_{secrets.token_urlsafe(32)}"
@@ -138,13 +138,13 @@ class KeyFile:
         Raises:
             Unknown: there is none of that name; the message lists those that there are.
         """
-        keys = self.keys()
+        keys = self.read()
         left = tuple(key for key in keys if key.name != name)
         if len(left) == len(keys):
             raise Unknown(f"{self.path} has no key {name!r}; it has {', '.join(key.name for key in keys) or 'none'}")
         self._write(left)
 
-    def _read(self) -> tuple[ApiKey, ...]:
+    def _decoded(self) -> tuple[ApiKey, ...]:
         try:
             kept = msgspec.json.decode(self.path.read_bytes(), type=_Kept)
         except msgspec.DecodeError as error:

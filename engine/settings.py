@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     threads: int = Field(default=2, ge=1, description="CPU threads of the forward pass")
 
     # who gets in
-    key_file: Path | None = Field(default=None, description="file of `saestream keys`; api-keys.json in the data directory by default")
+    key_file: Path | None = Field(
+        default=None, description="file of `saestream keys`; api-keys.json in the data directory by default"
+    )
     api_key: Annotated[str | None, BeforeValidator(hash_of_setting)] = Field(
         default=None, description="one more key, which may write, or the sha256:… of one; kept as its hash"
     )

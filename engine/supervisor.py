@@ -103,10 +103,10 @@ def check_keys(settings: Settings) -> None:
     Raises:
         BadInput: somebody does; the message says what to do. DamagedFile: the file of keys can't be read.
     """
-    keys = settings.api_keys
-    if not keys.keys() and settings.api_key is None and settings.open_port:
+    file = settings.api_keys
+    if not file.read() and settings.api_key is None and settings.open_port:
         raise BadInput(
-            f"--host {settings.host} lets others in, and there is no API key ({keys.path} has none): make one with "
+            f"--host {settings.host} lets others in, and there is no API key ({file.path} has none): make one with "
             f"`saestream keys add NAME --scope write --data-dir {settings.data_dir}`, or leave --host out and stay on 127.0.0.1"
         )
 

@@ -49,8 +49,8 @@ class Quota:
         free = shutil.disk_usage(self._data_dir).free
         if free - size < self._keep_free:
             raise StorageFull(
-                f"the disk has {free:,} bytes left, of which {self._keep_free:,} are kept for checkpoints (min_free_bytes); what is "
-                "stored already is safe"
+                f"the disk has {free:,} bytes left, of which {self._keep_free:,} are kept for checkpoints (min_free_bytes); what "
+                "is stored already is safe"
             )
         if self.quota is None:
             return
@@ -58,8 +58,8 @@ class Quota:
             used = self._look()
             if used + size > self.quota:
                 raise StorageFull(
-                    f"corpus log and inbox have {used:,} bytes of {self.quota:,} (disk_quota): give them more, or let the oldest text "
-                    "that is counted go (retention = drop); what is stored already is safe"
+                    f"corpus log and inbox have {used:,} bytes of {self.quota:,} (disk_quota): give them more, or let the oldest "
+                    "text that is counted go (retention = drop); what is stored already is safe"
                 )
             self._used += size
 
