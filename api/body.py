@@ -20,8 +20,10 @@ from anyio import to_thread
 from litestar import Request
 from litestar.types import Receive
 
+from engine.corpus.apart import CheckedApart
 from engine.corpus.documents import BodyCheck, body_check
 from engine.corpus.inbox import Manifest, Receiving, Route
+from engine.corpus.parquet import ParquetCheck
 from engine.encoder.description import RunDescription
 from engine.errors import BadInput, SaestreamError, TooLarge, TooSlow, UnsupportedMedia
 from engine.settings import Settings
@@ -147,10 +149,12 @@ def check_of(request: Request[Any, Any, Any], route: Route, run: RunDescription,
         UnsupportedMedia: a content type that the route does not read, or another charset than UTF-8.
         BadInput: text for a run without a model.
     """
-    return body_check(
+    check = body_check(
         route,
         request.headers.get("content-type", ""),
         max_document_bytes=settings.max_document_bytes,
+        max_bytes=settings.max_upload_bytes,
         vocab_size=run.vocab_size,
         dictionaries=run.dictionaries,
     )
+    return CheckedApart(check) if isinstance(check, ParquetCheck) else check
