@@ -1,10 +1,10 @@
 """Bodies that others have packed are unpacked for the first time in a process of its own, which may have so much memory.
 
-What a Parquet page says of its size is as trustworthy as its sender: 46 kB can become 6 GB at once, and a damaged page can break its
-reader altogether. There it breaks the check of one upload, which is then refused, and neither the API nor the engine: the engine
-reads the same bytes in the same way, and so with as much memory.
+What a Parquet page says of its size is as trustworthy as its sender: 46 kB can become 6 GB at once, and a damaged page can break
+its reader altogether. There it breaks the check of one upload, which is then refused, and neither the API nor the engine: the
+engine reads the same bytes in the same way, and so with as much memory.
 
-    python -m engine.corpus.apart PATH MAX_DOCUMENT_BYTES VOCAB_SIZE MAX_BYTES      → {"documents": n}, or {"error": …, "message": …}
+    python -m engine.corpus.apart PATH MAX_DOCUMENT_BYTES VOCAB_SIZE MAX_BYTES    → {"documents": n} or {"error": …, "message": …}
 
 It takes 0.4 s to start, which is why it is for Parquet alone.
 """
