@@ -24,6 +24,7 @@ import psutil
 
 from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog
+from engine.corpus.retention import Retention
 from engine.corpus.segment import Segment
 from engine.counts.budget import layouts
 from engine.counts.checkpoint import Checkpoints, Cursor
@@ -71,6 +72,7 @@ class Loop:
     state: State
     cursor: Cursor
     checkpoints: Checkpoints
+    retention: Retention
     publisher: Publisher
     live: LiveQueries
     convergence: Convergence
@@ -214,11 +216,16 @@ class Loop:
         self._beat_at = time.monotonic() + _BEAT_SECONDS
 
     def save(self) -> None:
-        """Save a checkpoint, unless the last one holds the same. A full disk is reported and tried again: the log has it all."""
-        if self.checkpoints.last is not None and self.checkpoints.last.cursor == self.cursor:
-            return
+        """Save a checkpoint, unless the last one holds the same. A full disk is reported and tried again: the log has it all.
+
+        Where counted text is to be dropped, what both kept checkpoints have counted may go: then the same is saved once more.
+        """
+        checkpoints, last = self.checkpoints, self.checkpoints.last
+        saved = last is not None and last.cursor == self.cursor
         try:
-            self.checkpoints.save(self.state, self.cursor, self.fingerprint, self.convergence.save())
+            if not saved or (self.retention.short() and checkpoints.needed_from() < self.cursor.segment):
+                checkpoints.save(self.state, self.cursor, self.fingerprint, self.convergence.save())
+            self.retention.make_room(checkpoints.needed_from())
             self.storage_problem = None
         except StorageFull as error:
             log.error("no checkpoint was saved: %s", error.message)

@@ -29,6 +29,8 @@ from engine.calibration_pass import CalibrationPass
 from engine.corpus.inbox import Inbox
 from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog
+from engine.corpus.quota import Quota
+from engine.corpus.retention import Retention
 from engine.corpus.tokenizer import DocumentTokenizer
 from engine.counts import budget
 from engine.counts.checkpoint import Checkpoints, Cursor, require_same_run
@@ -184,6 +186,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         state=state,
         cursor=cursor,
         checkpoints=checkpoints,
+        retention=Retention(Quota.of(settings), inbox, corpus, settings.retention == "drop"),
         publisher=publisher,
         live=live,
         effects=effects,

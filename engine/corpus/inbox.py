@@ -104,9 +104,12 @@ class Inbox:
         """Where the body of an acknowledged upload lies."""
         return self._uploads / upload_id / "body"
 
-    def drop_body(self, upload_id: str) -> None:
-        """Forget the body of an upload that is in the log, whole; its manifest, and with that its key, stay."""
-        self.body(upload_id).unlink(missing_ok=True)
+    def drop_body(self, upload_id: str) -> int:
+        """Forget the body of an upload that is in the log, whole; its manifest, and with that its key, stay. Returns bytes."""
+        body = self.body(upload_id)
+        size = body.stat().st_size if body.exists() else 0
+        body.unlink(missing_ok=True)
+        return size
 
     # writing
 

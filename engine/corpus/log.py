@@ -19,7 +19,15 @@ import numpy as np
 
 from engine import durable
 from engine.corpus.segment import Segment
-from engine.corpus.segment_file import SegmentHeader, UploadInSegment, read_segment, read_segment_header, write_segment
+from engine.corpus.segment_file import (
+    SegmentHeader,
+    UploadInSegment,
+    drop_content,
+    read_segment,
+    read_segment_header,
+    segment_path,
+    write_segment,
+)
 from engine.errors import DamagedFile, Unknown
 
 _NAME = re.compile(r"(\d{8,})\.seg")
@@ -123,7 +131,7 @@ class CorpusLog:
         return self.read(number)
 
     def read(self, number: int) -> Segment:
-        """Raises Unknown (not sealed yet) or DamagedFile."""
+        """Raises Unknown (not sealed yet), DamagedFile or DroppedSegment."""
         self._check(number)
         with self._lock:
             held = self._segments.get(number)
@@ -134,6 +142,25 @@ class CorpusLog:
         with self._lock:
             self._hold(self._segments, number, segment, _SEGMENTS_HELD)
         return segment
+
+    def drop(self, number: int) -> int:
+        """Forget the content of a segment that nobody will count again; its header stays, and with it its place in the log.
+
+        Returns:
+            How many bytes went.
+
+        Raises:
+            Unknown: not sealed yet. StorageFull, OSError: the disk's fault, and the segment is as before.
+        """
+        whole = self.header(number)
+        if whole.dropped:
+            return 0
+        size = segment_path(self.root, number).stat().st_size
+        header = drop_content(self.root, whole)
+        with self._lock:
+            self._segments.pop(number, None)
+            self._hold(self._headers, number, header, _HEADERS_HELD)
+        return size
 
     def header(self, number: int) -> SegmentHeader:
         """What a segment holds, without reading it. Raises as `read`."""

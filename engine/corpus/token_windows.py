@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine import durable
-from engine.corpus.segment_file import MAGIC, VERSION, read_segment_header, segment_path
+from engine.corpus.segment_file import read_framed_segment, read_segment_header
 
 
 class TokenWindows(NamedTuple):
@@ -51,9 +50,7 @@ class SealedWindows:
         """The windows of a segment, without its documents; None where it holds pushed activations.
 
         Raises:
-            FileNotFoundError: it is gone. DamagedFile: it is not what it must be.
+            FileNotFoundError: it is gone. DamagedFile: it is not what it must be. DroppedSegment: its text was dropped.
         """
-        header, arrays = durable.read_framed(segment_path(self._root, number), MAGIC, {VERSION})
-        if header["kind"] != "tokens":
-            return None
-        return TokenWindows(header["first_position"], arrays["tokens"], arrays["window_offsets"])
+        header, arrays = read_framed_segment(self._root, number)
+        return TokenWindows(header.first_position, arrays["tokens"], arrays["window_offsets"]) if header.kind == "tokens" else None

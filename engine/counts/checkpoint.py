@@ -166,6 +166,18 @@ class Checkpoints:
             raise DamagedFile(f"no checkpoint in {self.root} can be used, and zero would be a wrong start: {'; '.join(faults)}")
         return None
 
+    def needed_from(self) -> int:
+        """The first segment of the log that could be counted again; 0 while there is but one checkpoint, or a damaged one."""
+        kept = [self._manifest(number) for number in self._manifests() - self._damaged]
+        if len(kept) < KEPT:
+            return 0
+        try:
+            headers = [durable.read_framed_header(path, MAGIC, {VERSION}) for path in kept]
+        except DamagedFile as error:
+            log.warning("the log is kept whole: %s", error)
+            return 0
+        return min(msgspec.convert(header, Manifest).cursor.segment for header in headers)
+
     def _load(
         self, number: int, fingerprint: Mapping[str, str], device: torch.device, bounded: Mapping[LayerPair, RowSlots]
     ) -> Loaded:
