@@ -70,6 +70,8 @@ _POLL_SECONDS = 0.25  # how long a pop waits, and with it how long `stop` may ta
 _AWAY_SECONDS = 0.2  # between attempts while Redis is away
 _PENDING_SECONDS = 0.25  # of a loop's turn for what needs the encoder; what is left waits for the next turn
 
+MOST_PENDING = 256
+"""What may wait for the main loop before no more contexts are taken: it takes all in turn, and each waits 30 s at most."""
 MOST_PROMPTS = 16
 """Prompts that may wait: some 0.05 s each on the demo and a second with GPT-2 small, of which every other one is for counting."""
 
@@ -198,7 +200,7 @@ class LiveQueries(threading.Thread):
             return
         request = envelope.request
         if isinstance(request, ContextsRequest | GateContextsRequest):
-            self._put(envelope, lambda windows: self._contexts.steps(request, windows))
+            self._answer(envelope, lambda: self._leave(envelope, request))
         elif isinstance(request, GraphRequest):
             self._answer(envelope, lambda: self._admit(envelope, request))
         else:
@@ -208,6 +210,13 @@ class LiveQueries(threading.Thread):
         """Leave a request to the main loop."""
         self.pending.put((envelope, begin))
         self._woken.set()
+
+    def _leave(self, envelope: Envelope, request: ContextsRequest | GateContextsRequest) -> None:
+        """Leave contexts to the main loop. Raises TooMany."""
+        waiting = self.pending.qsize() + len(self._open)
+        if waiting >= MOST_PENDING:
+            raise TooMany(f"{waiting} requests wait for the engine's turn already, and no more are taken until some are answered")
+        self._put(envelope, lambda windows: self._contexts.steps(request, windows))
 
     def _admit(self, envelope: Envelope, request: GraphRequest) -> None:
         """Leave a prompt to the main loop, if there is nothing wrong with it and not too many wait.

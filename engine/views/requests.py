@@ -16,7 +16,7 @@ import redis.asyncio
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from engine import errors
-from engine.errors import NotReady, SaestreamError
+from engine.errors import NotReady, SaestreamError, TooMany
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, CorpusFeatureAnswer, PinAnswer, PinnedAnswer
 from engine.views.gate_answers import GateParentAnswer, Kind, PaperGatesAnswer
@@ -287,7 +287,7 @@ async def ask(client: redis.asyncio.Redis, keys: Keys, request: LiveRequest, tim
         The answer of the request's kind, such as `SimilarityAnswer` to a `SimilarityRequest`.
 
     Raises:
-        NotReady: the engine did not answer in time, or too many wait already.
+        NotReady: the engine did not answer in time. TooMany: too many wait already.
         SaestreamError: what the engine answered with.
         redis.RedisError: Redis is away.
     """
@@ -304,14 +304,14 @@ async def exchange(client: redis.asyncio.Redis, keys: Keys, queue: str, envelope
         answering: who answers, for messages.
 
     Raises:
-        NotReady: no answer before the deadline, or too many wait already.
+        NotReady: no answer before the deadline. TooMany: too many wait already.
         redis.RedisError: Redis is away.
     """
     packed = msgspec.msgpack.encode(envelope)
     waiting = cast(int, await client.rpush(queue, packed))
     if waiting > MOST_WAITING:
         await client.lrem(queue, -1, packed)  # type: ignore[misc]  # redis-py types it as sync or async
-        raise NotReady(f"{waiting - 1:,} live requests wait for {answering} already", retry_after=2)
+        raise TooMany(f"{waiting - 1:,} requests wait for {answering} already, and no more are taken until some are answered")
     while (left := envelope.deadline - time.time()) > 0:
         try:
             found = await client.blpop([keys.reply(envelope.id)], timeout=min(_SLICE_SECONDS, max(0.01, left)))  # type: ignore[misc]
