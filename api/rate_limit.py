@@ -1,14 +1,13 @@
 """A token bucket per key or address, in Redis: one Lua call takes a token, so that all workers share one bucket.
 
-The clock is that of Redis: one for all workers. When Redis is away, or takes longer than it ever should, requests pass: the limit
-keeps order among many, and keys alone keep anybody out.
+The clock is that of Redis: one for all workers. While Redis is away each worker keeps buckets of its own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
+import time
 from typing import cast
 
 import redis.asyncio
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 
 OPEN_RATE = 200.0
 """Requests per second where keys are needed and the settings name no rate: some 2,400 are answered at most, and a page takes 20."""
-_PATIENCE_SECONDS = 0.25  # a call takes 0.1 ms
+_MOST_OWN = 10_000  # buckets that a process keeps by itself; more addresses than that begin anew
 
 # KEYS: bucket   ARGV: tokens per second, tokens at most   → seconds until there is a token; "0" when one was taken
 _TAKE = """
@@ -47,7 +46,7 @@ class RateLimit:
         self._rate, self._burst = settings.rate_limit, settings.rate_burst
         self._keys = Keys(settings.redis_prefix)
         self._script = client.register_script(_TAKE)
-        self._away = False
+        self._own: dict[str, tuple[float, float]] = {}
 
     async def take(self, who: str, needs_key: bool) -> None:
         """Let one request of a key or an address pass.
@@ -59,13 +58,22 @@ class RateLimit:
         if not rate:
             return
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                wait = float(cast(bytes, await self._script(keys=[self._keys.bucket(who)], args=[rate, self._burst])))
-        except (RedisError, TimeoutError, OSError) as error:
-            if not self._away:
-                log.warning("no rate limit while Redis fails: %s", error or type(error).__name__)
-            self._away = True
-            return
-        self._away = False
+            wait = float(cast(bytes, await self._script(keys=[self._keys.bucket(who)], args=[rate, self._burst])))
+            self._own.clear()
+        except (RedisError, OSError) as error:
+            if not self._own:
+                log.warning("this process keeps the rate limit by itself, Redis fails: %s", error)
+            wait = self._take_here(who, rate)
         if wait > 0:
             raise TooMany(f"{who} sends more than {rate:g} requests a second", retry_after=math.ceil(wait))
+
+    def _take_here(self, who: str, rate: float) -> float:
+        """What the script does, without Redis."""
+        now = time.monotonic()
+        if len(self._own) >= _MOST_OWN:
+            self._own.clear()
+        tokens, at = self._own.get(who, (float(self._burst), now))
+        tokens = min(self._burst, tokens + (now - at) * rate)
+        wait = 0.0 if tokens >= 1 else (1 - tokens) / rate
+        self._own[who] = (tokens - (wait == 0), now)
+        return wait
