@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from litestar import Response, Router, get
+from litestar.connection import ASGIConnection
 from litestar.datastructures import CacheControlHeader
+from litestar.exceptions import NotFoundException
+from litestar.handlers import BaseRouteHandler
 from litestar.static_files import create_static_files_router
 
 from api.parameters import FREE_QUERY
@@ -40,5 +45,20 @@ def page() -> Response[bytes]:
 def web_files() -> Router:
     """`/web/…`: style, scripts and icon."""
     return create_static_files_router(
-        path="/web", directories=[WEB], include_in_schema=False, cache_control=CacheControlHeader(no_cache=True)
+        path="/web",
+        directories=[WEB],
+        guards=[_only_our_files],
+        include_in_schema=False,
+        cache_control=CacheControlHeader(no_cache=True),
     )
+
+
+def _only_our_files(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Ask the disk for nothing but what is there: some names alone are faults (too long, or with a zero byte)."""
+    if str(connection.path_params["file_path"]).lstrip("/") not in _files():
+        raise NotFoundException
+
+
+@cache
+def _files() -> frozenset[str]:
+    return frozenset(path.relative_to(WEB).as_posix() for path in WEB.rglob("*") if path.is_file())

@@ -177,6 +177,6 @@ def load(config: Path | None = None, **command_line: Any) -> Settings:
 def _sentence(item: Any) -> str:
     field = ".".join(str(part) for part in item["loc"])
     message = item["msg"].removeprefix("Value error, ")
-    if _SECRET.search(field):
+    if _SECRET.search(field) or item["type"] == "extra_forbidden":  # the latter may be a secret, misspelt
         return f"{field}: {message}"
     return f"{field} = {item['input']!r}: {message}" if field else message

@@ -4,7 +4,9 @@ What a Parquet page says of its size is as trustworthy as its sender: 46 kB can 
 its reader altogether. There it breaks the check of one upload, which is then refused, and neither the API nor the engine: the
 engine reads the same bytes in the same way, and so with as much memory.
 
-    python -m engine.corpus.apart PATH MAX_DOCUMENT_BYTES VOCAB_SIZE MAX_BYTES    → {"documents": n} or {"error": …, "message": …}
+    python -m engine.corpus.apart PATH MAX_DOCUMENT_BYTES VOCAB_SIZE MAX_BYTES MEMORY_BYTES CPU_SECONDS
+
+    → {"documents": n}, or {"error": …, "message": …}
 
 It takes 0.4 s to start, which is why it is for Parquet alone.
 """
@@ -28,7 +30,7 @@ from engine.errors import SaestreamError, TooLarge
 MEMORY_BYTES = 512 << 20
 """Beyond what Python and pyarrow take, and eight documents of the largest size. 300 MB of text in one row group take 70 MiB."""
 _LARGEST_DOCUMENTS = 8
-_CPU_SECONDS = 600  # 2 GiB of text take 20
+CPU_SECONDS = 600  # 2 GiB of text take 20
 _POOL = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # the default one reserves a gigabyte before it gives a byte
 _AT_ONCE = threading.BoundedSemaphore(2)  # of them, each with so much memory
 
@@ -55,7 +57,9 @@ class CheckedApart(BodyCheck):
             return self._finish(body)
 
     def _finish(self, body: Path) -> int:
-        words = [sys.executable, "-m", __name__, str(body), *map(str, self._check.limits)]
+        limits = self._check.limits
+        memory = MEMORY_BYTES + _LARGEST_DOCUMENTS * limits[0]
+        words = [sys.executable, "-m", __name__, str(body), *map(str, (*limits, memory, CPU_SECONDS))]
         ended = subprocess.run(words, stdout=subprocess.PIPE, env={**os.environ, **_POOL}, check=False)
         if ended.returncode:
             raise TooLarge(
@@ -73,12 +77,11 @@ def main() -> int:
 
     die_with_parent()
     path, *limits = sys.argv[1:]
-    max_document_bytes, vocab_size, max_bytes = map(int, limits)
+    max_document_bytes, vocab_size, max_bytes, memory, seconds = map(int, limits)
     with open("/proc/self/statm") as statm:
-        now = int(statm.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")  # data and stack
-    most = now + MEMORY_BYTES + _LARGEST_DOCUMENTS * max_document_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+        memory += int(statm.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")  # data and stack
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         found = _Found(documents=ParquetCheck(max_document_bytes, vocab_size, max_bytes).finish(Path(path)))
