@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from litestar.datastructures import Headers
 
 from engine.api_keys import FROM_SETTINGS, ApiKey, is_loopback, matching
-from engine.errors import DamagedFile, Forbidden, NeedsKey, SaestreamError
+from engine.errors import DamagedFile, Forbidden, NeedsKey
 from engine.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -105,9 +105,12 @@ class Access:
         return (*self._own, *kept)
 
 
-def refused_with(error: SaestreamError) -> dict[str, str]:
-    """Headers of a refusal: how a key is brought. A browser asks its user for one, for the page and its event stream."""
-    return {"WWW-Authenticate": 'Bearer realm="saestream", Basic realm="saestream", charset="UTF-8"'} if error.status == 401 else {}
+# How a key is brought, each way in a header of its own: of two in one, Chromium reads the first. It asks its user once, for the page,
+# its modules and its event stream.
+CHALLENGES = (
+    (b"www-authenticate", b'Bearer realm="saestream"'),
+    (b"www-authenticate", b'Basic realm="saestream", charset="UTF-8"'),
+)
 
 
 def address_of(client: tuple[str, int] | None) -> str:

@@ -243,7 +243,7 @@ def _until_counted(client: Client, progress: Progress, name: str, upload: Any) -
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn() if not console.is_terminal else DownloadColumn(),
         TimeRemainingColumn(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,7 +22,11 @@ class SafeConsole(Console):
     """Prints what comes from a corpus, a model or a server without doing what is written in it.
 
     Rich leaves escape characters in a text as they are: a document could clear the screen, or put words into a terminal's input.
+    And it reads a name in brackets as one of its own styles.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, **options})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As Rich's, with control characters in a text made visible; those of Rich's own are no text."""

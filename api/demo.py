@@ -52,14 +52,18 @@ def run(console: Console, data_dir: Path, port: int, once: bool) -> int:
         with Client(url, api_key) as client:
             console.print(f"Starting the engine (its log is {log_path}) …")
             _until_ready(client, server)
-            console.print(f"Ready: [bold]{url}[/] is the page, {url}/schema the API. Streaming this Python's own documentation.")
+            console.print(
+                f"Ready: [bold]{url}[/] is the page, {url}/schema the API. Streaming this Python's own documentation.", markup=True
+            )
             feeder = Feeder(url, api_key)
             feeder.start()
             _watch(console, client, server, feeder)
             console.print(findings.report(client))
             if once:
                 return 0
-            console.print(f"\nServing on {url} until Ctrl-C. Feed it more: [bold].venv/bin/saestream feed FILE --corpus NAME[/]")
+            console.print(
+                f"\nServing on {url} until Ctrl-C. Feed it more: [bold].venv/bin/saestream feed FILE --corpus NAME[/]", markup=True
+            )
             return server.wait()
     except ServerEnded:
         with log_path.open("rb") as log_file:

@@ -12,11 +12,12 @@ pass without (`access.PROBES`). Then:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from litestar.datastructures import Headers
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.access import PROBES, Access, address_of, refused_with
+from api.access import CHALLENGES, PROBES, Access, address_of
 from api.body import chunks, throw_away
 from api.page import SECURITY_HEADERS
 from api.problems import sendable
@@ -67,7 +68,7 @@ class Gate:
         except SaestreamError as error:  # of the gate: those of a route are answered in the app
             if not body.ended and "expect" not in headers:
                 await throw_away(chunks(body), *_REST)
-            await _answer(answer, *sendable(error, scope["path"], refused_with(error)))
+            await _answer(answer, *sendable(error, scope["path"]), CHALLENGES if error.status == 401 else ())
 
     async def _admit(self, scope: Scope, headers: Headers) -> None:
         """Raises Forbidden, NeedsKey, TooMany."""
@@ -86,7 +87,7 @@ class Gate:
         if not self._access.allows(origin):
             raise Forbidden(f"pages from {origin} may not ask here, unless the settings allow it (cors_origins)")
         allowed = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": _CORS_SENDABLE}
-        await _answer(answer, 204, {**allowed, "Access-Control-Max-Age": "600"}, b"")
+        await _answer(answer, 204, allowed | {"Access-Control-Max-Age": "600"}, b"")
 
 
 class Arriving:
@@ -147,8 +148,8 @@ class _Leaving:
         await self._send(message)
 
 
-async def _answer(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
+async def _answer(send: Send, status: int, headers: dict[str, str], body: bytes, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
     length = {"Content-Length": str(len(body))} if body else {}
     packed = [(name.lower().encode(), value.encode()) for name, value in (headers | length).items()]
-    await send({"type": "http.response.start", "status": status, "headers": packed})
+    await send({"type": "http.response.start", "status": status, "headers": [*packed, *more]})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -53,10 +53,10 @@ def problem(
     return Response(body, status_code=status, headers=sent, media_type=PROBLEM_JSON)
 
 
-def sendable(error: SaestreamError, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of an error that no route has raised, with further headers of it."""
+def sendable(error: SaestreamError, path: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an error that no route has raised."""
     body = msgspec.json.encode(_problem(path, error.status, error.title, error.message))
-    return error.status, {"Content-Type": PROBLEM_JSON, **_headers(error.retry_after), **headers}, body
+    return error.status, {"Content-Type": PROBLEM_JSON, **_headers(error.retry_after)}, body
 
 
 def _problem(path: str, status: int, title: str, detail: str, errors: list[dict[str, str]] | None = None) -> Problem:
