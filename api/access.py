@@ -105,8 +105,8 @@ class Access:
         return (*self._own, *kept)
 
 
-# How a key is brought, each way in a header of its own: of two in one, Chromium reads the first. It asks its user once, for the page,
-# its modules and its event stream.
+# How a key is brought, each way in a header of its own: of two in one, Chromium reads the first. It asks its user once, for the
+# page, its modules and its event stream.
 CHALLENGES = (
     (b"www-authenticate", b'Bearer realm="saestream"'),
     (b"www-authenticate", b'Basic realm="saestream", charset="UTF-8"'),

@@ -191,6 +191,7 @@ class Supervisor:
         """
         settings = self.settings
         check_keys(settings)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)  # texts are their owner's
         holder = lock(settings.data_dir / "serve.lock", "a server")
         try:
             check_port(settings.host, settings.port)
