@@ -117,8 +117,13 @@ def address_of(client: tuple[str, int] | None) -> str:
     """Who asks, where no key says so: an IPv4 address, or the /64 network of an IPv6 one, of which one machine has all."""
     if client is None:
         return "local"
-    address = ipaddress.ip_address(client[0].partition("%")[0])
-    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+    try:
+        address = ipaddress.ip_address(client[0].partition("%")[0])
+    except ValueError:  # a proxy's word for it
+        return client[0][:64]
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(getattr(address, "ipv4_mapped", address))
 
 
 def _presented(authorization: str) -> str | None:

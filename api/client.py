@@ -22,6 +22,7 @@ MEDIA_TYPES = {
 }
 _CHUNK = 1 << 18
 _TRIES = 10
+_PATIENCE = 10.0  # seconds that a command waits when it is told to ask again later; for more it says so and ends
 
 
 class Refused(SaestreamError):
@@ -72,8 +73,8 @@ class Client:
     def _decode(self, request: Callable[[], httpx.Response], tries: int = 1) -> Any:
         try:
             answer = request()
-            while answer.status_code == 429 and (tries := tries - 1) > 0:
-                time.sleep(float(answer.headers.get("retry-after", 1)))
+            while answer.status_code == 429 and (tries := tries - 1) > 0 and (wait := _wait(answer)) <= _PATIENCE:
+                time.sleep(wait)
                 answer = request()
         except httpx.TransportError as error:
             raise NotReady(f"no answer from {self.url} ({error.__class__.__name__}): is `saestream serve` running?") from error
@@ -84,6 +85,11 @@ class Client:
         if answer.status_code == 503 or problem.get("title") == Calibrating.title:
             raise NotReady(detail)
         raise Refused(detail)
+
+
+def _wait(answer: httpx.Response) -> float:
+    told = answer.headers.get("retry-after", "1")
+    return float(told) if told.isdigit() else 1.0
 
 
 def _given(query: dict[str, Any]) -> dict[str, Any]:

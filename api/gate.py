@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from litestar.datastructures import Headers
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -101,7 +102,7 @@ class Arriving:
         self._bytes = 0
         self._cut = False
 
-    async def __call__(self) -> Message:
+    async def __call__(self) -> Any:
         """The next message. Raises TooSlow, once: after that the body is cut off."""
         if self.ended or self._cut:
             return {"type": "http.disconnect"} if self._cut else await self._receive()

@@ -278,6 +278,8 @@ def test_who_asks_without_a_key_is_an_address_or_a_network_that_one_machine_has(
     assert address_of(("192.0.2.7", 1)) == "192.0.2.7"
     assert address_of(("2001:db8:1:2:3:4:5:6", 1)) == address_of(("2001:db8:1:2::9", 1)) == "2001:db8:1:2::/64"
     assert address_of(("fe80::1%eth0", 1)) == "fe80::/64"
+    assert address_of(("::ffff:192.0.2.7", 1)) == "192.0.2.7"
+    assert address_of(("unknown", 0)) == "unknown"
     assert address_of(None) == "local"
 
 

@@ -8,16 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+import uvicorn
 from api_engine import Engine
 from api_rig import Api, api_process, eventually, problem
 from views_rig import private_redis
 
+from api.connection import Connection
 from api.gate import Gate
 from api.rate_limit import RateLimit
 from api.slots import Slots
@@ -284,6 +287,14 @@ def test_a_rate_is_kept_for_each_key_and_for_all_without_one_and_probes_are_free
         assert [ask(keys[0]).status_code for _ in range(7)] == [503] * 5 + [429] * 2  # the process keeps the rate by itself
 
 
+@pytest.mark.parametrize("proxies", [[], ["127.0.0.1"]], ids=["believed of nobody", "believed of a proxy"])
+def test_an_address_that_a_client_claims_is_believed_of_a_trusted_proxy_alone(tmp_path: Path, proxies: list[str]) -> None:
+    with api_process(tmp_path, rate_limit=0.001, rate_burst=2, trusted_proxies=proxies) as (api, _):
+        claimed = [f"192.0.2.{number}, 198.51.100.{number % 2}" for number in range(6)]
+        answers = [api.http.get("/v1/status", headers={"X-Forwarded-For": address}).status_code for address in claimed]
+    assert answers == ([200] * 4 + [429] * 2 if proxies else [200] * 2 + [429] * 4)
+
+
 def test_no_rate_is_kept_where_only_this_machine_asks(api: Api) -> None:
     assert {api.http.get("/livez").status_code for _ in range(50)} == {200}
     assert {api.http.get("/v1/status").status_code for _ in range(300)} == {200}
@@ -378,6 +389,35 @@ def test_requests_beyond_what_may_be_answered_at_once_are_429_but_for_probes(
     go_on = asyncio.Event()
     gate = Gate(app, settings, RateLimit(connect_async("unix:///nowhere"), settings))
     assert asyncio.run(five_at_once()) == [200, 200, 200, 429, 429, 200]
+
+
+def test_connections_beyond_those_that_may_be_open_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.connection.MOST_CONNECTIONS", 3)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def six_at_once() -> list[bytes]:
+        config = uvicorn.Config(app, http=partial(Connection, 30.0), lifespan="off", log_config=None, port=0)  # type: ignore[arg-type]
+        server = uvicorn.Server(config)
+        serving = asyncio.ensure_future(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        answers = []
+        for reader, writer in opened:
+            with suppress(ConnectionError):
+                writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                answers.append(await reader.read(12))
+        for _, writer in opened:
+            writer.close()
+        server.should_exit = True
+        await serving
+        return answers
+
+    assert [answer for answer in asyncio.run(six_at_once()) if answer] == [b"HTTP/1.1 200"] * 3
 
 
 def test_a_place_is_free_again_however_its_holder_ends() -> None:

@@ -46,7 +46,7 @@ class ParquetCheck(BodyCheck):
         documents = unpacked = 0
         for document in read_parquet(body, max_document_bytes=max_document_bytes, vocab_size=vocab_size):
             documents += 1
-            unpacked += _DOCUMENT_BYTES + (len(document.text) if document.tokens is None else 4 * len(document.tokens))
+            unpacked += _DOCUMENT_BYTES + (len(document.text or "") if document.tokens is None else 4 * len(document.tokens))
             if unpacked > max_bytes:
                 raise TooLarge(
                     f"the Parquet file unpacks to more than {max_bytes:,} bytes in its first {documents:,} rows, {_DOCUMENT_BYTES} "
