@@ -56,6 +56,19 @@ def accumulate(
     implementation(up, down, halves, up_thresholds, down_thresholds, counts, products)
 
 
+def reserve(up: Csr, down: Csr, products: Tensor) -> None:
+    """Sees that `accumulate` of this batch will find the memory it needs beside the tables, which the allocator keeps for it.
+
+    torch.cuda.OutOfMemoryError where there is too little; on the CPU, which needs some bytes an entry, nothing to do.
+    """
+    if products.device.type == "cuda":
+        import torch
+
+        from kernels.gpu.accumulate import scratch_bytes
+
+        torch.empty(scratch_bytes(up, down, products), dtype=torch.uint8, device=products.device)
+
+
 def count_gate_cells(
     up: Csr,
     down: Csr,

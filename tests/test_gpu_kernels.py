@@ -277,7 +277,7 @@ POINTERS = {
     }.items()
     for name in names.split()
 }
-SCALARS = dict.fromkeys("width inner jobs thin swept hot_rows parts first entries".split(), "i32")
+SCALARS = dict.fromkeys(["width", "inner", "jobs", "thin", "swept", "hot_rows", "parts", "first", "entries"], "i32")
 TILES = {"BLOCK_UP": 8, "BLOCK_DOWN": 64}
 STEPS = {"TOKENS": 8, "ENTRIES": 64}
 ATOMIC = ("add_pairs", "add_words", "add_rows", "count_tiles", "fill", "survey", "encode_slots")

@@ -90,6 +90,7 @@ class ModelEncoder:
         self._hooks = [sae.hook for sae in self.saes]
         self._sparse = [SparseSae(sae) for sae in self.saes]
         self._taps = model.tap(self._hooks)
+        self._positions = _POSITIONS[model.device.type]
         self._special = np.zeros(model.vocab_size, dtype=bool)
         if not include_special:
             self._special[list(model.special_ids)] = True
@@ -170,6 +171,9 @@ class ModelEncoder:
 
         Returns:
             The batch (its tokens bucket by bucket, in the order of `units`), and what isn't in it.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: the next call takes at most half as many positions at a time, whose last bits may differ.
         """
         if not isinstance(segment, TokenSegment):
             return self._pushed.encode(segment, units)
@@ -178,7 +182,12 @@ class ModelEncoder:
         chunks, kept, faults = [], [], []
         samples: list[_Sample] = []
         for windows in self._chunks(segment, np.asarray(units, dtype=np.int64)):
-            layers, chunk_places, chunk_faults, sample = self._encode_windows(segment, windows)
+            try:
+                layers, chunk_places, chunk_faults, sample = self._encode_windows(segment, windows)
+            except torch.cuda.OutOfMemoryError:
+                # A forward pass has the same size whatever the micro-batch: only a smaller one helps who tries again.
+                self._positions = max(self.context_size, self._positions // 2)
+                raise
             samples += [] if sample is None else [sample]
             if len(chunk_faults):
                 chunks.append(layers)
@@ -200,7 +209,7 @@ class ModelEncoder:
         lengths = self._row_lengths(segment, units)
         for length in np.unique(lengths).tolist():
             bucket = units[lengths == length]
-            rows = max(1, _POSITIONS[self.model.device.type] // length)
+            rows = max(1, self._positions // length)
             for first in range(0, len(bucket), rows):
                 yield bucket[first : first + rows]
 
@@ -284,7 +293,7 @@ class ModelEncoder:
     def _padded_rows(self, windows: int, length: int) -> int:
         """Rows of the forward pass: GEMMs of at least 16 rows on a CPU, always the same shape on a GPU."""
         if self.model.device.type == "cuda":
-            return max(1, _POSITIONS["cuda"] // length)
+            return max(1, self._positions // length)
         return max(windows, -(-ROWS // length))
 
     def _no_tokens(self) -> list[Csr]:

@@ -20,5 +20,4 @@ VARIANTS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
     }
 )
 DEFAULT = "rows"
-
-accumulate = VARIANTS[DEFAULT]
+accumulate, scratch_bytes = VARIANTS[DEFAULT], rows.scratch_bytes

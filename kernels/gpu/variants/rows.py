@@ -332,6 +332,15 @@ def add(batch: Prepared, counts: Tensor, products: Tensor, plan: Plan, counted: 
         add_sums[grid](batch.order, batch.columns.starts, *units, sums, products, width, HOT=plan.hot, BLOCK=BLOCK)
 
 
+def scratch_bytes(up: Csr, down: Csr, products: Tensor, plan: Plan = PLAN) -> int:
+    """Memory that `accumulate` takes beside the tables, at most."""
+    height, width = products.shape
+    entries = len(up.features)
+    slots = 2 * plan.programs * multiprocessors(products.device)
+    rows = slots + min(height, entries // (plan.hot + 1))
+    return 8 * rows * width + 12 * entries + 4 * len(down.features) + 64 * (height + width)
+
+
 def multiprocessors(device: torch.device) -> int:
     """Of a GPU; 1 of what interprets."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
