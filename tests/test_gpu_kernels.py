@@ -1,5 +1,5 @@
-"""The GPU's variants of accumulate, its compact and its fused encode, in Triton's interpreter: against the reference, and the sums bit
-for bit against the definition of their fixed point."""
+"""The GPU's variants of accumulate, its compact and its fused encode, in Triton's interpreter: against the reference, and the sums
+bit for bit against the definition of their fixed point."""
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -265,19 +265,15 @@ def test_the_fused_encode_makes_room_for_tokens_with_more_than_fits(triton: Call
 
 
 POINTERS = {
-    name: f"*{kind}"
-    for kind, names in {
-        "u8": "halves",
-        "i32": "queue starts tokens offsets features up_offsets up_features down_offsets down_features sizes peaks free lengths "
-        "slot_features",
-        "i64": "order slots sums words",
-        "fp32": "values scaled up_values down_values up_scaled down_scaled thresholds up_thresholds down_thresholds residuals weights "
-        "bias dense slot_values",
-        "fp64": "products units up_units down_units",
-    }.items()
-    for name in names.split()
+    "u8": "halves",
+    "i32": "queue starts tokens offsets features up_offsets up_features down_offsets down_features sizes peaks free lengths",
+    "i64": "order slots sums words",
+    "fp32": "values scaled up_values down_values up_scaled down_scaled thresholds up_thresholds down_thresholds bias dense",
+    "fp64": "products units up_units down_units",
 }
-SCALARS = dict.fromkeys(["width", "inner", "jobs", "thin", "swept", "hot_rows", "parts", "first", "entries"], "i32")
+ARGUMENTS = {name: f"*{kind}" for kind, names in POINTERS.items() for name in names.split()}
+ARGUMENTS |= {"slot_features": "*i32", "slot_values": "*fp32"}
+ARGUMENTS |= dict.fromkeys(["width", "inner", "jobs", "thin", "swept", "hot_rows", "parts", "first", "entries"], "i32")
 TILES = {"BLOCK_UP": 8, "BLOCK_DOWN": 64}
 STEPS = {"TOKENS": 8, "ENTRIES": 64}
 ATOMIC = ("add_pairs", "add_words", "add_rows", "count_tiles", "fill", "survey", "encode_slots")
@@ -311,7 +307,7 @@ GEMM = {"PLACES": 256, "BLOCK_T": 64, "BLOCK_D": 128, "BLOCK_K": 32, "GROUP": 8}
 def test_every_kernel_compiles_for_sm_90_with_relaxed_atomics(place: str, constants: dict, warps: int) -> None:
     module, name = place.rsplit(".", 1)
     kernel = getattr(import_module(f"kernels.gpu.{module}"), name)
-    types = POINTERS | SCALARS
+    types = dict(ARGUMENTS)
     if name == "encode_slots":
         types |= {"tokens": "i32"} | dict.fromkeys(("residuals", "weights"), "*bf16" if constants.get("bf16") else "*fp32")
     chosen = {key: value for key, value in constants.items() if key in kernel.arg_names}

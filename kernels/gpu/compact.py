@@ -5,9 +5,9 @@
 
 A program owns one token, so a token's entries come out in ascending order without sorting, and nothing is shared between programs.
 The dense output is read once: what is active goes to a row of PLACES slots, for how much of it there is before a token is not known
-yet, and from there to its place: 1 kB a token written and read again, where a second pass reads 98 kB. A token with more than PLACES
-active features has only the first ones in its slots; then the dense output is read again (`write_active`), which any result could be
-got by. One device synchronisation, for the length of the result and the longest token.
+yet, and from there to its place: 1 kB a token written and read again, where a second pass reads 98 kB. A token with more than
+PLACES active features has only the first ones in its slots; then the dense output is read again (`write_active`), which any result
+could be got by. One device synchronisation, for the length of the result and the longest token.
 """
 
 import torch
@@ -25,8 +25,8 @@ PLACES = 256  # four times L0 = 60; the densest tokens of GPT-2's SAEs have abou
 def fill_slots(dense, lengths, slot_features, slot_values, width, PLACES: tl.constexpr, BLOCK: tl.constexpr):
     """Grid (T,): program t finds the entries of token t that are not <= 0, and puts the first PLACES into its row of the slots.
 
-    dense float32 [T, width] is read; lengths int32 [T], slot_features int32 and slot_values float32 [T, PLACES] are written, by each
-    program its row: as much of it as there is.
+    dense float32 [T, width] is read; lengths int32 [T], slot_features int32 and slot_values float32 [T, PLACES] are written, by
+    each program its row: as much of it as there is.
     """
     token = tl.program_id(0).to(tl.int64)
     filled = 0

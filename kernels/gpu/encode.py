@@ -7,8 +7,8 @@
 For SAEs whose activation is relu(x·W + b) (ReLU) or that where it is above a threshold and else 0 (JumpReLU). Tiles of one
 token run in any order and take places by a counter; after the ordering nothing of that is left.
 
-A GEMM of Triton adds in another order than cuBLAS: activations differ from `torch.mm` in the last bits, and with them, rarely, what is
-active. That is why it is a choice (and part of the fingerprint of a run), even in float32.
+A GEMM of Triton adds in another order than cuBLAS: activations differ from `torch.mm` in the last bits, and with them, rarely, what
+is active. That is why it is a choice (and part of the fingerprint of a run), even in float32.
 """
 
 from typing import Any
@@ -48,9 +48,9 @@ def encode_slots(
     """Grid (tiles of tokens x tiles of features,): program p computes one tile and appends what is active in it to the slots of its
     tokens, shared with the other tiles of them.
 
-    residuals [tokens, inner], weights [inner, width], both float32 or bfloat16; bias float32 [width]; thresholds float32 [width], read
-    only where JUMP; lengths int32 [tokens], 0 before; slot_features int32, slot_values float32
-    [tokens, PLACES]. PRECISION: how float32 is multiplied.
+    residuals [tokens, inner], weights [inner, width], both float32 or bfloat16; bias float32 [width]; thresholds float32 [width],
+    read only where JUMP; lengths int32 [tokens], 0 before; slot_features int32, slot_values float32 [tokens, PLACES]. PRECISION:
+    how float32 is multiplied.
     """
     across = tl.cdiv(width, BLOCK_D)
     down = tl.cdiv(tokens, BLOCK_T)
@@ -86,8 +86,8 @@ def encode_slots(
 
 @triton.jit
 def order_slots(offsets, slot_features, slot_values, features, values, PLACES: tl.constexpr, STEP: tl.constexpr):
-    """Grid (T,): program t moves its row of the slots to features, values [offsets[t] : offsets[t + 1]], which it owns, each entry to
-    the place that is the number of smaller features in the row."""
+    """Grid (T,): program t moves its row of the slots to features, values [offsets[t] : offsets[t + 1]], which it owns, each entry
+    to the place that is the number of smaller features in the row."""
     token = tl.program_id(0).to(tl.int64)
     start = tl.load(offsets + token)
     length = tl.load(offsets + token + 1) - start
@@ -109,10 +109,10 @@ def encode(
 ) -> Csr:
     """Active features of some tokens, straight from the residuals.
 
-    residuals [T, d_in], weights [d_in, D], contiguous, both float32 or both bfloat16; bias, thresholds float32 [D], None for a ReLU;
-    precision says how float32 is multiplied: "ieee" or "tf32". Returns a Csr of T tokens with every relu(x·W + b) that is not <= 0
-    (and not <= its threshold), NaN included. places, a power of two, is how many of a token there may be at first: where there are
-    more the batch is encoded again with room for them.
+    residuals [T, d_in], weights [d_in, D], contiguous, both float32 or both bfloat16; bias, thresholds float32 [D], None for a
+    ReLU; precision says how float32 is multiplied: "ieee" or "tf32". Returns a Csr of T tokens with every relu(x·W + b) that is not
+    <= 0 (and not <= its threshold), NaN included. places, a power of two, is how many of a token there may be at first: where there
+    are more the batch is encoded again with room for them.
     """
     tokens, width, inner = residuals.shape[0], weights.shape[1], weights.shape[0]
     constants: dict[str, Any] = {"JUMP": thresholds is not None, "PRECISION": precision}

@@ -59,8 +59,8 @@ class Scaled(NamedTuple):
 def survey(features, values, entries, sizes, peaks, BLOCK: tl.constexpr):
     """Grid (entries / BLOCK,): how many entries every feature has, and the largest value.
 
-    features int32, values float32 [entries] are read; sizes int32 [D] and peaks int32 [D], the bits of a float32 > 0 (they are ordered
-    as the values are), 0 before, are shared by all programs.
+    features int32, values float32 [entries] are read; sizes int32 [D] and peaks int32 [D], the bits of a float32 > 0 (they are
+    ordered as the values are), 0 before, are shared by all programs.
     """
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = entry < entries

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kernels.csr import Csr
 
-BLOCK_UP, BLOCK_DOWN = 8, 64  # 60 downstream entries fit one tile; 512 pairs are 4 per thread with 4 warps
+BLOCK_UP, BLOCK_DOWN = 8, 64  # 60 downstream entries fit one tile
+WARPS = 16  # 512 pairs are one per thread: with several, Triton 3.6 and 3.7 lay them out for wider stores than an atomic is
 SHARES = 4  # programs per token: 262,144 for a segment, and a token with several hundred features is not one program's burden
 
 
@@ -83,6 +84,7 @@ def accumulate(
     down_thresholds: Tensor | None,
     counts: Tensor,
     products: Tensor,
+    warps: int = WARPS,
 ) -> None:
     """See `kernels.accumulate`. Features are not checked here (that would synchronise): a Csr from `compact` is always in range."""
     if up.tokens == 0 or up.features.shape[0] == 0 or down.features.shape[0] == 0:
@@ -92,6 +94,7 @@ def accumulate(
         "THRESHOLDED_DOWN": down_thresholds is not None,
         "BLOCK_UP": BLOCK_UP,
         "BLOCK_DOWN": BLOCK_DOWN,
+        "num_warps": warps,
     }
     add_pairs[(up.tokens, SHARES)](
         *up,

@@ -44,8 +44,8 @@ def add_words(
     BLOCK_UP: tl.constexpr,
     BLOCK_DOWN: tl.constexpr,
 ):
-    """Grid (tokens of the round, SHARES): program (t, s) owns the upstream stripes s, s + SHARES, … of token first + t; the words and
-    tables are shared by all.
+    """Grid (tokens of the round, SHARES): program (t, s) owns the upstream stripes s, s + SHARES, … of token first + t; the words
+    and tables are shared by all.
 
     Adds the updates to the words, or where EMPTY exchanges the words for 0 and adds what they held to the tables. *_offsets int32
     [T + 1]; *_features int32 and *_scaled float32 [nnz]; *_units float64 [Du], [width]; halves uint8 [T]; words int64 [Du, width];

@@ -6,8 +6,8 @@
 
 An upstream feature fires on some tokens, and each of those has about 60 downstream entries: that many atomics, of one word that
 holds a count and a fixed-point product (`fixed_point`). A slot of 24,576 words is 0.2 MB: those of all running programs stay in L2,
-where the tables (9.7 GB a layer pair) do not. Whoever empties a slot has the whole sum of a cell, so the tables get one addition per
-touched cell and batch, and the same bits whatever the order.
+where the tables (9.7 GB a layer pair) do not. Whoever empties a slot has the whole sum of a cell, so the tables get one addition
+per touched cell and batch, and the same bits whatever the order.
 
 - Thin rows (at most 255 tokens) have JOINT words, thick ones HALF words, two a cell.
 - A row with few updates for its width is emptied by walking its entries once more and exchanging each word for 0; any other by a
@@ -188,15 +188,15 @@ def add_rows(
     ENTRIES: tl.constexpr,
     SWEPT: tl.constexpr,
 ):
-    """Grid (programs,): program p takes jobs until there are none and owns slot p; a row of the tables belongs to its job, or if it is
-    hot is shared by its jobs.
+    """Grid (programs,): program p takes jobs until there are none and owns slot p; a row of the tables belongs to its job, or if it
+    is hot is shared by its jobs.
 
     Jobs are `parts` for each of the hot_rows largest rows, then one for each row; those that have nothing to do are passed over.
-    queue int32 [1], the next job; order int64 [Du], rows by size, largest first; starts, tokens, values: `Columns`; up_units float64
-    [Du], down_units float64 [width]; halves uint8 [T]; offsets int32 [T + 1], features int32 and scaled float32 [nnz]: downstream;
-    slots int64 [programs, 2 width], 0 before and after; sums int64 [hot_rows, width], 0 before; counts int32 or int64 [Du, width, 2]
-    (not touched unless COUNTED), products float64 [Du, width]. thin, swept: tokens up to which a row has joint words, from which on
-    its slot is swept; HOT: tokens from which on a row is split.
+    queue int32 [1], the next job; order int64 [Du], rows by size, largest first; starts, tokens, values: `Columns`; up_units
+    float64 [Du], down_units float64 [width]; halves uint8 [T]; offsets int32 [T + 1], features int32 and scaled float32 [nnz]:
+    downstream; slots int64 [programs, 2 width], 0 before and after; sums int64 [hot_rows, width], 0 before; counts int32 or int64
+    [Du, width, 2] (not touched unless COUNTED), products float64 [Du, width]. thin, swept: tokens up to which a row has joint
+    words, from which on its slot is swept; HOT: tokens from which on a row is split.
     """
     slot = slots + tl.program_id(0).to(tl.int64) * 2 * width
     job = tl.atomic_add(queue, 1, sem="relaxed")
@@ -268,7 +268,8 @@ def add_rows(
 
 @triton.jit
 def add_sums(order, starts, up_units, down_units, sums, products, width, HOT: tl.constexpr, BLOCK: tl.constexpr):
-    """Grid (hot rows, width / BLOCK): adds Σ q of a hot row to its products, each program its own cells; arguments as `add_rows`."""
+    """Grid (hot rows, width / BLOCK): adds Σ q of a hot row to its products, each program its own cells; arguments as
+    `add_rows`."""
     rank = tl.program_id(0).to(tl.int64)
     row = tl.load(order + rank)
     if tl.load(starts + row + 1) - tl.load(starts + row) > HOT:

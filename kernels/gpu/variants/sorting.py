@@ -2,8 +2,9 @@
 
     updates of some tokens ──torch.sort by cell──▶ runs of one cell ──differences of a cumulative sum──▶ counts, products
 
-Plain torch, no kernel of ours: what the others are compared with. Products are fixed point (`fixed_point`), so that differences of a
-cumulative sum are exact, even where it wraps. A sort reads and writes an update some ten times where an atomic goes to memory once.
+Plain torch, no kernel of ours: what the others are compared with. Products are fixed point (`fixed_point`), so that differences of
+a cumulative sum are exact, even where it wraps. A sort reads and writes an update some ten times where an atomic goes to memory
+once.
 """
 
 import torch
@@ -25,8 +26,8 @@ def accumulate(
     products: Tensor,
     most_updates: int = MOST_UPDATES,
 ) -> None:
-    """See `kernels.accumulate`. A token with more than `most_updates` updates goes alone; a batch in several parts is rounded once a
-    part and cell."""
+    """See `kernels.accumulate`. A token with more than `most_updates` updates goes alone; a batch in several parts is rounded once
+    a part and cell."""
     require_tokens(up.tokens)
     up_units, a = shares(up, products.shape[0])
     down_units, b = shares(down, products.shape[1])

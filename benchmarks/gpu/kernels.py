@@ -1,0 +1,211 @@
+"""The kernels at GPT-2's shapes, each beside what it replaces and what bounds it."""
+
+import logging
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.activations import PairBatch, pair_batch
+from benchmarks.gpu.checks import moved, tables
+from benchmarks.gpu.setting import Run
+from kernels.gpu import compact, encode
+from kernels.gpu.accumulate import DEFAULT, VARIANTS
+from kernels.gpu.variants import atomics, histogram, rows
+from kernels.reference import densify
+
+log = logging.getLogger(__name__)
+
+PAIRS = 11
+GOAL = 4e6  # tokens a second over 11 layer pairs
+PAPER = "dense float32 matmuls"
+PLANS = {
+    "8 warps": {"warps": 8},
+    "8 warps, 4 programs": {"warps": 8, "programs": 4},
+    "1 program": {"programs": 1},
+    "4 programs": {"programs": 4},
+    "16 tokens": {"tokens": 16},
+    "32 entries, 16 tokens": {"tokens": 16, "entries": 32},
+    "128 entries, 4 tokens": {"tokens": 4, "entries": 128},
+    "all swept": {"swept": 0.0},
+    "none swept": {"swept": 1e9},
+    "no row is thin": {"thin": 0},
+    "hot from 1,024": {"hot": 1024},
+}
+
+
+def measure_baselines(run: Run) -> None:
+    """The dense ways and torch sparse on a few thousand tokens; per token they cost the same on more."""
+    features, tokens = run.sizes.features, run.sizes.dense_tokens
+    batch = PairBatch(*(moved(part, run.device) for part in pair_batch(tokens, features, run.sizes.active)))
+    a, b = (densify(part, features).to(torch.float32) for part in batch)
+    for name, baseline in BASELINES.items():
+        run.arm(name, partial(baseline, run, name, batch, a, b))
+
+
+def _paper(run: Run, name: str, batch: PairBatch, a: Tensor, b: Tensor) -> None:
+    a_active, b_active = (a > 0).to(torch.float32), (b > 0).to(torch.float32)
+    counts, products = (torch.zeros(a.shape[1], b.shape[1], device=run.device) for _ in range(2))
+
+    def add() -> None:
+        counts.addmm_(a_active.T, b_active)
+        products.addmm_(a.T, b)
+
+    timing = run.time(add, 3)
+    run.bounds[PAPER] = timing.p50 / len(a)
+    _add(run, name, batch, timing, len(a))
+
+
+def _bf16(run: Run, name: str, batch: PairBatch, a: Tensor, b: Tensor) -> None:
+    left, right = ([part.to(torch.bfloat16) for part in ((layer > 0), layer)] for layer in (a, b))
+    timing = run.time(lambda: [x.T @ y for x, y in zip(left, right, strict=True)], 3)
+    _add(run, name, batch, timing, len(a))
+
+
+def _int8(run: Run, name: str, batch: PairBatch, a: Tensor, b: Tensor) -> None:
+    left, right = (a.T > 0).to(torch.int8).contiguous(), (b > 0).to(torch.int8)
+    _add(run, name, batch, run.time(lambda: torch._int_mm(left, right), 3), len(a))
+
+
+def _sparse(run: Run, name: str, batch: PairBatch, a: Tensor, b: Tensor) -> None:
+    left, right = a.T.contiguous().to_sparse_csr(), b.to_sparse_csr()
+    _add(run, name, batch, run.time(lambda: left @ right, 3), len(a))
+
+
+BASELINES = {
+    PAPER: _paper,
+    "dense bf16 matmuls, rounded": _bf16,
+    "dense int8 matmul, counts alone": _int8,
+    "torch sparse, products alone": _sparse,
+}
+
+
+def measure_accumulate(run: Run) -> None:
+    """Every variant at L0 = 60, the default one at other sizes and under other plans; equal results at full size."""
+    sizes = run.sizes
+    features, tokens = sizes.features, sizes.tokens
+    batch = PairBatch(*(moved(part, run.device) for part in pair_batch(tokens, features, sizes.active)))
+    found = tables(features, features, run.device)
+    halves = _halves(run, tokens)
+    for name, call in VARIANTS.items():
+        run.arm(name, partial(_measure, run, name, call, batch, found))
+    four = partial(atomics.accumulate, warps=4)
+    run.arm("atomics, four per thread", partial(_measure, run, "atomics, four updates per thread", four, batch, found))
+    prepared = rows.prepare(*batch, halves, None, None, found[1].shape)
+    parts = {
+        "rows, preparing": lambda: rows.prepare(*batch, halves, None, None, found[1].shape),
+        "rows, adding": lambda: rows.add(prepared, *found, rows.PLAN),
+        "histogram, counts alone": lambda: histogram.add_counts(prepared, found[0]),
+    }
+    for name, part in parts.items():
+        run.arm(name, lambda name=name, part=part: _add(run, name, batch, run.time(part), tokens))
+    for name, plan in list(PLANS.items())[: sizes.plans]:
+        form = partial(rows.accumulate, plan=rows.PLAN._replace(**plan))
+        run.arm(name, partial(_measure, run, f"rows, {name}", form, batch, found))
+
+    def same() -> None:
+        for table in found:
+            table.zero_()
+        VARIANTS[DEFAULT](*batch, halves, None, None, *found)
+        touched = int((found[0].amax(dim=-1) > 0).sum())
+        log.info("%d of %d cells touched by %d tokens", touched, found[1].numel(), tokens)
+        other = tables(features, features, run.device)
+        atomics.accumulate(*batch, halves, None, None, *other)
+        if not torch.equal(found[0], other[0]):
+            raise ValueError(f"the counts of {DEFAULT} and atomics differ at full size")
+        for mine, theirs in zip(found[1].split(4096), other[1].split(4096), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=0)
+
+    run.arm("full size", same)
+    for active, count in ((20, tokens), (120, tokens), (sizes.active, tokens // 8)):
+        active = min(active, features // 3)
+        smaller = PairBatch(*(moved(part, run.device) for part in pair_batch(count, features, active)))
+        run.arm(f"L0 = {active}, T = {count}", partial(_measure, run, DEFAULT, VARIANTS[DEFAULT], smaller, found))
+
+
+def _halves(run: Run, tokens: int) -> Tensor:
+    """uint8 [tokens]: documents of 512 tokens."""
+    return (torch.arange(tokens, device=run.device) // 512 % 2).to(torch.uint8)
+
+
+def _measure(run: Run, name: str, call, batch: PairBatch, found: tuple[Tensor, Tensor]) -> None:
+    tokens = batch.up.tokens
+    halves = _halves(run, tokens)
+    _add(run, name, batch, run.time(lambda: call(*batch, halves, None, None, *found)), tokens)
+
+
+def _add(run: Run, name: str, batch: PairBatch, timing, tokens: int) -> None:
+    updates = batch.updates
+    bound = updates / run.bounds["int64 atomics, L2"]
+    rate = tokens / timing.p50
+    more: dict[str, object] = {"tokens_per_second": rate, "tokens_per_second_of_11_pairs": rate / PAIRS}
+    more |= {"updates_per_second": updates / timing.p50, "goal": GOAL, "goal_ratio": rate / PAIRS / GOAL}
+    more |= {"bound": "one int64 atomic an update in L2", "bound_seconds": bound, "distance": timing.p50 / bound}
+    if name != PAPER and PAPER in run.bounds:
+        more |= {"baseline": PAPER, "ratio": run.bounds[PAPER] * rate}
+    active = round(len(batch.up.features) / tokens)
+    run.add("gpu_accumulate", name, {"D": run.sizes.features, "tokens": tokens, "L0": active}, timing, **more)
+
+
+def measure_compact(run: Run) -> None:
+    """One pass, two passes and torch nonzero on the same dense output; the bound is reading it once."""
+    tokens, features = run.sizes.dense_tokens, run.sizes.features
+    sparse = moved(pair_batch(tokens, features, run.sizes.active).up, run.device)
+    dense = densify(sparse, features).to(torch.float32)
+
+    def torch_way() -> tuple[Tensor, Tensor]:
+        where = dense.nonzero()
+        return where, dense[where[:, 0], where[:, 1]]
+
+    arms = {
+        "torch nonzero": torch_way,
+        "two passes": lambda: compact.compact(dense, 1),
+        "one pass": lambda: compact.compact(dense),
+        "one pass, 128 places": lambda: compact.compact(dense, 128),
+    }
+    bound = 4 * dense.numel() / run.bounds["bytes"] * 2  # a copy reads half of what it moves
+    first: float | None = None
+    for name, call in arms.items():
+        timing = run.time(call)
+        first = first or timing.p50
+        more: dict[str, object] = {
+            "tokens_per_second": tokens / timing.p50,
+            "baseline": "torch nonzero",
+            "ratio": first / timing.p50,
+        }
+        more |= {"bound": "reading the dense output once", "bound_seconds": bound, "distance": timing.p50 / bound}
+        run.add("gpu_compact", name, {"D": features, "tokens": tokens, "L0": run.sizes.active}, timing, **more)
+
+
+def measure_encode(run: Run) -> None:
+    """A matrix product and compact, and both in one kernel, in each precision."""
+    sizes = run.sizes
+    tokens, features = sizes.block, sizes.features
+    generator = torch.Generator(device=run.device).manual_seed(0)
+    residuals = torch.randn(tokens, sizes.width, device=run.device, generator=generator)
+    weights = torch.randn(sizes.width, features, device=run.device, generator=generator) / sizes.width**0.5
+    share = torch.tensor(sizes.active / features, device=run.device)
+    bias = torch.special.ndtri(share).expand(features).contiguous()
+    buffer = torch.empty(tokens, features, device=run.device)
+    for name in ("float32", "tf32", "bf16"):
+        if name == "bf16" and run.device.type != "cuda":
+            continue  # the interpreter does not multiply it
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        dtype = torch.bfloat16 if name == "bf16" else torch.float32
+        x, w = residuals.to(dtype), weights.to(dtype)
+
+        precision = "tf32" if name == "tf32" else "ieee"
+        bound = 2 * tokens * sizes.width * features / run.bounds[f"{name} product"]
+        arms = {
+            "product, then compact": lambda x=x, w=w: compact.compact(torch.add(x @ w, bias, out=buffer)),
+            "fused": partial(encode.encode, x, w, bias, None, precision),
+        }
+        first: float | None = None
+        for arm, call in arms.items():
+            timing = run.time(call)
+            first = first or timing.p50
+            more: dict[str, object] = {"tokens_per_second": tokens / timing.p50, "dtype": name}
+            more |= {"baseline": f"product, then compact, {name}", "ratio": first / timing.p50}
+            more |= {"bound": f"the {name} product", "bound_seconds": bound, "distance": timing.p50 / bound}
+            run.add("gpu_encode", f"{arm}, {name}", {"D": features, "d": sizes.width, "tokens": tokens}, timing, **more)
+    torch.backends.cuda.matmul.allow_tf32 = False
