@@ -32,7 +32,7 @@ def halves_of(tokens: int) -> torch.Tensor:
     return (torch.arange(tokens) // 3 % 2).to(torch.uint8)
 
 
-def on_device(*tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
+def on_device(*tensors: torch.Tensor | None) -> list[Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return [None if tensor is None else tensor.to(device) for tensor in tensors]
 
@@ -181,7 +181,7 @@ def one_half(variant: str, sparse: Csr, options: dict) -> Tables:
 
 
 def test_products_are_right_to_1e_6_where_both_values_are_within_a_seven_hundredth_of_their_peaks(triton: Callable) -> None:
-    batch = tuple(layer(30, width, seed=seed, decades=np.log10(700)) for seed, width in enumerate(SMALL))
+    batch = layer(30, SMALL[0], decades=np.log10(700)), layer(30, SMALL[1], seed=1, decades=np.log10(700))
     np.testing.assert_allclose(triton(accumulated, "rows", batch, SMALL)[1], expected(batch, SMALL)[1], rtol=1e-6, atol=0)
 
 

@@ -1,6 +1,7 @@
 """What the machine can do at best, measured in the same run: memory bandwidth, atomics, matrix products."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import triton
@@ -9,6 +10,8 @@ import triton.language as tl
 from benchmarks.gpu.setting import Run
 
 BLOCK = 512
+
+int8_product = torch._int_mm  # type: ignore  # not exported, and the only one there is
 
 
 @triton.jit
@@ -26,12 +29,13 @@ def measure_bounds(run: Run) -> None:
     """Rows of `gpu_bounds`; also puts them into `run.bounds`."""
     sizes = run.sizes
     _measure_copy(run)
+    constants: dict[str, Any] = {"BLOCK": BLOCK, "num_warps": 16}
     for dtype, name in ((torch.int32, "int32"), (torch.int64, "int64"), (torch.float64, "float64")):
         for where, log_places in (("L2", 21), ("memory", 29)):
             places = 1 << (log_places if run.device.type == "cuda" else 10)
             table = torch.zeros(places, dtype=dtype, device=run.device)
             grid = (sizes.updates // BLOCK,)
-            timing = run.time(partial(add_anywhere[grid], table, places, BLOCK=BLOCK, num_warps=16))
+            timing = run.time(partial(add_anywhere[grid], table, places, **constants))
             if int(table.sum()) != (timing.repeats + 1) * sizes.updates:
                 raise ValueError(f"{name} atomics lost updates: {int(table.sum())} of {(timing.repeats + 1) * sizes.updates}")
             rate = run.bounds[f"{name} atomics, {where}"] = sizes.updates / timing.p50
@@ -56,7 +60,7 @@ def measure_products(run: Run) -> None:
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         if name == "int8":
             x, y = (part.mul(100).to(torch.int8) for part in (a, b))
-            call = partial(torch._int_mm, x, y)
+            call = partial(int8_product, x, y)
         else:
             dtype = torch.bfloat16 if name == "bf16" else torch.float32
             call = partial(torch.mm, a.to(dtype), b.to(dtype))

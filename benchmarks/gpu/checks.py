@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.activations import pair_batch
+from benchmarks.activations import PairBatch, pair_batch
 from benchmarks.gpu.setting import Run
 from kernels import Csr, reference
 from kernels.gpu import compact, encode, gate_cells, project
@@ -26,17 +26,17 @@ PLANS = (
 
 
 def shapes(run: Run) -> Iterator[tuple[int, int, int, float]]:
-    """Tokens, upstream and downstream features, share that is active: prime, one above a block, everything, nothing, one."""
+    """Tokens, upstream and downstream features, share that is active: prime, one token, above a block and a multiple of 16 (for
+    which other code is made), everything, nothing, hot."""
     yield 11, 7, 70, 0.4
     if run.device.type == "cuda":
         yield from (
             (23, 19, 45, 0.3),
             (1, 37, 70, 0.5),
-            (9, 64, 1025, 1.0),
-            (300, 5, 130, 0.4),
+            (9, 64, 1040, 1.0),
+            (300, 5, 131, 0.4),
             (7, 37, 70, 0.0),
             (5000, 3, 5, 0.9),
-            (64, 1, 1, 0.5),
         )
 
 
@@ -69,19 +69,19 @@ def check_accumulate(run: Run) -> None:
     """All variants and plans at small shapes, with and without thresholds."""
     for tokens, up_width, down_width, active in shapes(run):
         up, down = dense(tokens, up_width, active, 0), dense(tokens, down_width, active, 1)
-        batch = [reference.compact(part) for part in (up, down)]
+        batch = PairBatch(reference.compact(up), reference.compact(down))
         halves = (torch.arange(tokens) // 3 % 2).to(torch.uint8)
         for limits in ((None, None), (torch.linspace(0, 1, up_width), torch.linspace(1, 0, down_width))):
             wanted = tables(up_width, down_width, torch.device("cpu"))
             reference.accumulate(*batch, halves, *limits, *wanted)
-            there = [moved(part, run.device) for part in batch]
-            limits = [None if limit is None else limit.to(run.device) for limit in limits]
+            there = PairBatch(moved(batch.up, run.device), moved(batch.down, run.device))
+            up_limit, down_limit = (None if limit is None else limit.to(run.device) for limit in limits)
             forms = [(name, call, {}) for name, call in VARIANTS.items()]
             plans = PLANS if run.device.type == "cuda" else PLANS[2:3]
             forms += [(f"rows with {plan}", rows.accumulate, {"plan": plan}) for plan in plans]
             for name, call, options in forms:
                 found = tables(up_width, down_width, run.device)
-                call(*there, halves.to(run.device), *limits, *found, **options)
+                call(*there, halves.to(run.device), up_limit, down_limit, *found, **options)
                 what = f"accumulate, {name}, T = {tokens}, {up_width} x {down_width}"
                 require_equal(f"{what}: counts", found[0], wanted[0])
                 torch.testing.assert_close(
@@ -93,7 +93,7 @@ def check_sums(run: Run) -> None:
     """A batch that keeps the whole GPU busy: fixed-point sums of `rows` are those of `sorting`, bit for bit, every time, under
     every plan; and it takes no more memory than it says."""
     tokens, features, active = (8_192, 3_001, 60) if run.device.type == "cuda" else (20, 13, 5)
-    batch = [moved(part, run.device) for part in pair_batch(tokens, features, active)]
+    batch = PairBatch(*(moved(part, run.device) for part in pair_batch(tokens, features, active)))
     halves = (torch.arange(tokens, device=run.device) // 50 % 2).to(torch.uint8)
     wanted = tables(features, features, run.device)
     sorting.accumulate(*batch, halves, None, None, *wanted, most_updates=1 << 62)
@@ -135,8 +135,8 @@ def check_encode(run: Run) -> None:
         hidden = x.double() @ weights.double() + bias
         limit = torch.zeros(150) if thresholds is None else thresholds
         for precision, dtype, near in precise:
-            given = [part.to(run.device, dtype) for part in (x, weights)]
             jump = None if thresholds is None else thresholds.to(run.device)
+            given = x.to(run.device, dtype), weights.to(run.device, dtype)
             found = encode.encode(*given, bias.to(run.device), jump, precision, 16)
             clear = (hidden - limit).abs() > near
             values = reference.densify(Csr(*(part.cpu() for part in found)), 150)
@@ -151,7 +151,7 @@ def check_gates_and_projections(run: Run) -> None:
     wanted = torch.zeros(45, 128, dtype=torch.int32)
     reference.count_gate_cells(up, down, None, None, 19, parents, wanted)
     found = torch.zeros_like(wanted, device=run.device)
-    there = [moved(part, run.device) for part in (up, down)]
+    there = moved(up, run.device), moved(down, run.device)
     gate_cells.count_gate_cells(*there, None, None, 19, parents.to(run.device), found)
     require_equal("count_gate_cells", found, wanted)
     directions, vectors = torch.rand(19, 33), torch.rand(2, 70, 33)

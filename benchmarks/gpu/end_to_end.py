@@ -8,6 +8,7 @@ table must be the number of updates that were made.
 import itertools
 import time
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,28 +31,23 @@ class Stages:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._marks: list[tuple[str, torch.cuda.Event | float]] = []
+        self._marks: list[tuple[str, Any]] = []  # an event, or seconds
 
     def mark(self, stage: str) -> None:
         """What comes until the next mark belongs to this stage."""
-        at: torch.cuda.Event | float = time.perf_counter()
         if self._cuda:
-            at = torch.cuda.Event(enable_timing=True)
-            at.record()
-        self._marks.append((stage, at))
-
-    @staticmethod
-    def _between(begin: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
-        if isinstance(begin, float) or isinstance(end, float):
-            return float(end) - float(begin)
-        return begin.elapsed_time(end) / 1000
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((stage, event))
+        else:
+            self._marks.append((stage, time.perf_counter()))
 
     def seconds(self) -> dict[str, float]:
         """After a synchronisation."""
-        total = dict.fromkeys(STAGES, 0.0)
+        total: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         for (stage, begin), (_, end) in itertools.pairwise(self._marks):
             if stage in total:
-                total[stage] += self._between(begin, end)
+                total[stage] += begin.elapsed_time(end) / 1000 if self._cuda else end - begin
         return total
 
 

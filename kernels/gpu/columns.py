@@ -6,7 +6,7 @@ Counters are taken in no order, and so the entries of a feature lie in none: it 
 sums have. That saves the second sort key.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -54,5 +54,6 @@ def turn(layer: Csr, scaled: Scaled) -> Columns:
     starts = torch.nn.functional.pad(scaled.sizes.cumsum(dim=0, dtype=torch.int32), (1, 0))
     columns = Columns(starts, torch.empty_like(layer.features), torch.empty_like(layer.values))
     free = starts[:-1].clone()
-    fill[(layer.tokens,)](layer.offsets, layer.features, scaled.values, free, *columns[1:], ENTRIES=ENTRIES, num_warps=2)
+    constants: dict[str, Any] = {"ENTRIES": ENTRIES, "num_warps": 2}
+    fill[(layer.tokens,)](layer.offsets, layer.features, scaled.values, free, columns.tokens, columns.values, **constants)
     return columns

@@ -10,6 +10,8 @@ PLACES active features has only the first ones in its slots; then the dense outp
 could be got by. One device synchronisation, for the length of the result and the longest token.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -84,13 +86,14 @@ def compact(dense: Tensor, places: int = PLACES) -> Csr:
     block = min(BLOCK, triton.next_power_of_2(width))
     lengths = torch.empty(tokens, dtype=torch.int32, device=dense.device)
     slots = lengths.new_empty(tokens, places), dense.new_empty(tokens, places)
-    fill_slots[(tokens,)](dense, lengths, *slots, width, PLACES=places, BLOCK=block)
+    constants: dict[str, Any] = {"PLACES": places}
+    fill_slots[(tokens,)](dense, lengths, *slots, width, BLOCK=block, **constants)
     offsets, entries, longest = offsets_of(lengths)
     found = Csr(offsets, offsets.new_empty(entries), dense.new_empty(entries))
     if longest > places:
         write_active[(tokens,)](dense, *found, width, BLOCK=block)
     else:
-        pack[(tokens,)](offsets, *slots, *found[1:], PLACES=places)
+        pack[(tokens,)](offsets, *slots, *found[1:], **constants)
     return found
 
 

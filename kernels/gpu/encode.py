@@ -109,26 +109,26 @@ def encode(
 ) -> Csr:
     """Active features of some tokens, straight from the residuals.
 
-    residuals [T, d_in], weights [d_in, D], contiguous, both float32 or both bfloat16; bias, thresholds float32 [D], None for a
-    ReLU; precision says how float32 is multiplied: "ieee" or "tf32". Returns a Csr of T tokens with every relu(x·W + b) that is not
-    <= 0 (and not <= its threshold), NaN included. places, a power of two, is how many of a token there may be at first: where there
-    are more the batch is encoded again with room for them.
+    residuals [T, d_in], T > 0, weights [d_in, D], contiguous, both float32 or both bfloat16; bias, thresholds float32 [D], None for
+    a ReLU; precision says how float32 is multiplied: "ieee" or "tf32". Returns a Csr of T tokens with every relu(x·W + b) that is
+    not <= 0 (and not <= its threshold), NaN included. places, a power of two, is how many of a token there may be at first: where
+    there are more the batch is encoded again with room for them.
     """
     tokens, width, inner = residuals.shape[0], weights.shape[1], weights.shape[0]
-    constants: dict[str, Any] = {"JUMP": thresholds is not None, "PRECISION": precision}
-    constants |= {"BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D, "BLOCK_K": BLOCK_K, "GROUP": GROUP}
+    tile: dict[str, Any] = {"BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D, "BLOCK_K": BLOCK_K, "GROUP": GROUP, "num_warps": 8}
+    tile |= {"JUMP": thresholds is not None, "PRECISION": precision}
     grid = (triton.cdiv(tokens, BLOCK_T) * triton.cdiv(width, BLOCK_D),)
+    limits = bias if thresholds is None else thresholds
     while True:
         lengths = torch.zeros(tokens, dtype=torch.int32, device=residuals.device)
         slots = lengths.new_empty(tokens, places), bias.new_empty(tokens, places)
-        limits = bias if thresholds is None else thresholds
-        encode_slots[grid](
-            residuals, weights, bias, limits, lengths, *slots, tokens, inner, width, PLACES=places, num_warps=8, **constants
-        )
+        room: dict[str, Any] = {"PLACES": places}
+        encode_slots[grid](residuals, weights, bias, limits, lengths, *slots, tokens, inner, width, **tile, **room)
         offsets, entries, longest = offsets_of(lengths)
         if longest <= places:
             break
-        places = triton.next_power_of_2(longest)
+        places = 1 << (longest - 1).bit_length()
     found = Csr(offsets, offsets.new_empty(entries), bias.new_empty(entries))
-    order_slots[(tokens,)](offsets, *slots, *found[1:], PLACES=places, STEP=min(32, places))
+    room["STEP"] = min(32, places)
+    order_slots[(tokens,)](offsets, *slots, found.features, found.values, **room)
     return found

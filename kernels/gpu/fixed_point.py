@@ -21,7 +21,7 @@ A word of 64 bits holds a count beside the sum, so that one atomic does for both
     HALF    bits 0-51 Σ q, 52-63 tokens; a word for each half of a cell      full after 4,095 tokens
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -55,7 +55,7 @@ class Scaled(NamedTuple):
     """int32 [D]: entries of every feature"""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["entries"])
 def survey(features, values, entries, sizes, peaks, BLOCK: tl.constexpr):
     """Grid (entries / BLOCK,): how many entries every feature has, and the largest value.
 
@@ -70,7 +70,7 @@ def survey(features, values, entries, sizes, peaks, BLOCK: tl.constexpr):
     tl.atomic_max(peaks + feature, bits, mask=there, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["entries"])
 def scale_values(features, values, entries, units, thresholds, scaled, THRESHOLDED: tl.constexpr, BLOCK: tl.constexpr):
     """Grid (entries / BLOCK,): writes a' of every entry to scaled float32 [entries], see `Scaled`; each program its own.
 
@@ -105,12 +105,12 @@ def scale(layer: Csr, width: int, thresholds: Tensor | None) -> Scaled:
     sizes = torch.zeros(width, dtype=torch.int32, device=device)
     peaks, scaled = torch.zeros_like(sizes), torch.empty_like(layer.values)
     grid = (triton.cdiv(entries, BLOCK),)
-    survey[grid](layer.features, layer.values, entries, sizes, peaks, BLOCK=BLOCK)
+    constants: dict[str, Any] = {"BLOCK": BLOCK}
+    survey[grid](layer.features, layer.values, entries, sizes, peaks, **constants)
     units = torch.ldexp(torch.ones(width, dtype=torch.float64, device=device), exponents(peaks.view(torch.float32)))
     limits = layer.values if thresholds is None else thresholds
-    scale_values[grid](
-        layer.features, layer.values, entries, units, limits, scaled, THRESHOLDED=thresholds is not None, BLOCK=BLOCK
-    )
+    constants["THRESHOLDED"] = thresholds is not None
+    scale_values[grid](layer.features, layer.values, entries, units, limits, scaled, **constants)
     return Scaled(scaled, units, sizes)
 
 

@@ -98,10 +98,11 @@ def accumulate(
         return
     up_scaled, down_scaled = scale(up, products.shape[0], up_thresholds), scale(down, products.shape[1], down_thresholds)
     words = torch.zeros(products.shape, dtype=torch.int64, device=products.device)
-    layers = (*up._replace(values=up_scaled.values), *down._replace(values=down_scaled.values))
+    layers = (*up[:2], up_scaled.values, *down[:2], down_scaled.values)
     tables = (up_scaled.units, down_scaled.units, words, counts, products)
     constants: dict[str, Any] = {"BLOCK_UP": BLOCK_UP, "BLOCK_DOWN": BLOCK_DOWN, "num_warps": WARPS}
     for first in range(0, up.tokens, MOST_JOINT):
         grid = (min(MOST_JOINT, up.tokens - first), SHARES)
         for empty in (False, True):
-            add_words[grid](first, *layers, halves, *tables, products.shape[1], EMPTY=empty, **constants)
+            constants["EMPTY"] = empty
+            add_words[grid](first, *layers, halves, *tables, products.shape[1], **constants)

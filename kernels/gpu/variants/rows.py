@@ -19,7 +19,7 @@ per touched cell and batch, and the same bits whatever the order.
 Between adding to a slot and emptying it is a barrier of the program; loads bypass L1 (`.cg`), which atomics don't update.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -302,6 +302,8 @@ def add(batch: Prepared, counts: Tensor, products: Tensor, plan: Plan, counted: 
     slots = torch.zeros(programs, 2 * width, dtype=torch.int64, device=device)
     sums = torch.zeros(hot_rows, width, dtype=torch.int64, device=device)
     partners = max(1, len(batch.down.features)) / tokens
+    constants: dict[str, Any] = {"HOT": plan.hot, "COUNTED": counted, "TOKENS": plan.tokens, "ENTRIES": plan.entries}
+    constants |= {"SWEPT": SWEPT, "num_warps": plan.warps}
     add_rows[(programs,)](
         torch.zeros(1, dtype=torch.int32, device=device),
         hot_rows * parts + height,
@@ -320,17 +322,12 @@ def add(batch: Prepared, counts: Tensor, products: Tensor, plan: Plan, counted: 
         int(plan.swept * width / partners),
         hot_rows,
         parts,
-        HOT=plan.hot,
-        COUNTED=counted,
-        TOKENS=plan.tokens,
-        ENTRIES=plan.entries,
-        SWEPT=SWEPT,
-        num_warps=plan.warps,
+        **constants,
     )
     if hot_rows:
         grid = (hot_rows, triton.cdiv(width, BLOCK))
-        units = (batch.up.units, batch.down_units)
-        add_sums[grid](batch.order, batch.columns.starts, *units, sums, products, width, HOT=plan.hot, BLOCK=BLOCK)
+        constants = {"HOT": plan.hot, "BLOCK": BLOCK}
+        add_sums[grid](batch.order, batch.columns.starts, batch.up.units, batch.down_units, sums, products, width, **constants)
 
 
 def scratch_bytes(up: Csr, down: Csr, products: Tensor, plan: Plan = PLAN) -> int:
@@ -339,7 +336,8 @@ def scratch_bytes(up: Csr, down: Csr, products: Tensor, plan: Plan = PLAN) -> in
     entries = len(up.features)
     slots = 2 * plan.programs * multiprocessors(products.device)
     rows = slots + min(height, entries // (plan.hot + 1))
-    return 8 * rows * width + 12 * entries + 4 * len(down.features) + 64 * (height + width)
+    sorting = 1 << 24  # what torch may take to order the rows
+    return 8 * rows * width + 12 * entries + 4 * len(down.features) + 64 * (height + width) + sorting
 
 
 def multiprocessors(device: torch.device) -> int:
