@@ -67,7 +67,14 @@ class ModelEncoder:
     """
 
     def __init__(
-        self, model: Model, saes: list[Sae], *, saes_name: str = "", context_size: int | None = None, include_special: bool = False
+        self,
+        model: Model,
+        saes: list[Sae],
+        *,
+        saes_name: str = "",
+        context_size: int | None = None,
+        include_special: bool = False,
+        fused_encode: bool = False,
     ) -> None:
         """
         Args:
@@ -77,6 +84,7 @@ class ModelEncoder:
             context_size: window length in tokens, BOS included; None = the SAEs'.
             include_special: count special tokens (BOS, EOS, padding) that a document given as tokens has. The BOS that is put in
                 front of a window has no place in the log and is never counted.
+            fused_encode: see `SparseSae`.
 
         Raises:
             DoesNotFit: see `checks.fit`.
@@ -88,7 +96,8 @@ class ModelEncoder:
         self.include_special = include_special
         self._saes_name = saes_name
         self._hooks = [sae.hook for sae in self.saes]
-        self._sparse = [SparseSae(sae) for sae in self.saes]
+        self._fused_encode = fused_encode
+        self._sparse = [SparseSae(sae, fused_encode) for sae in self.saes]
         self._taps = model.tap(self._hooks)
         self._positions = _POSITIONS[model.device.type]
         self._special = np.zeros(model.vocab_size, dtype=bool)
@@ -100,7 +109,14 @@ class ModelEncoder:
 
     @classmethod
     def load(
-        cls, model: str, saes: str, device: str = "cpu", *, context_size: int | None = None, include_special: bool = False
+        cls,
+        model: str,
+        saes: str,
+        device: str = "cpu",
+        *,
+        context_size: int | None = None,
+        include_special: bool = False,
+        fused_encode: bool = False,
     ) -> ModelEncoder:
         """Load model and SAEs by name (`load_model`, `load_saes`) and check that they fit.
 
@@ -108,7 +124,14 @@ class ModelEncoder:
             DoesNotFit: a name that isn't found, or parts that don't belong together.
         """
         loaded = load_model(model, device)
-        return cls(loaded, load_saes(saes, device), saes_name=saes, context_size=context_size, include_special=include_special)
+        return cls(
+            loaded,
+            load_saes(saes, device),
+            saes_name=saes,
+            context_size=context_size,
+            include_special=include_special,
+            fused_encode=fused_encode,
+        )
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -148,6 +171,7 @@ class ModelEncoder:
                 "context size": str(self.context_size),
                 "BOS": str(self.model.bos_id) if self.prepend_bos else "none",
                 "special tokens": "counted" if self.include_special else "left out",
+                **({"encode": "fused with compact"} if self._fused_encode else {}),
             },
         )
 
