@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from benchmarks import rows
 from benchmarks.gpu.setting import QUICK, Run
 
 ABSENT = ("sae_lens", "transformer_lens", "redis", "litestar", "msgspec", "transformers", "pydantic", "typer", "scipy")
@@ -42,7 +44,7 @@ def test_it_checks_and_measures_everything_without_the_libraries_that_a_gpu_mach
         "torch sparse, products alone",
     }
     assert [row["variant"] for row in found["gpu_end_to_end"]] == ["tf32", "tf32, fused", "float32"]
-    for row in (row for rows in found.values() for row in rows):
+    for row in (row for those in found.values() for row in those):
         assert row["seconds"]["p50"] > 0
     for row in found["gpu_end_to_end"]:
         assert 0 < row["share"] < 1
@@ -55,20 +57,22 @@ def test_without_a_gpu_it_says_what_can_be_done() -> None:
     assert "PyTorch finds no GPU on this machine; --quick --interpret tries the script without one" in ended.stderr
 
 
-def test_what_is_not_begun_in_time_is_told_and_is_a_failure(tmp_path: Path) -> None:
-    ended = script("--quick", "--interpret", "--out", str(tmp_path), "--seconds", "0")
-    assert ended.returncode == 1
-    assert "FAILED check_accumulate: not begun, the 0 s were over" in ended.stdout
-    assert "FAILED measure_end_to_end: not begun, the 0 s were over" in ended.stdout
+def test_what_is_not_begun_in_time_is_a_failure() -> None:
+    run = Run(torch.device("cpu"), QUICK, 0.0)
+    run.arm("first", pytest.fail)
+    assert run.failed == ["first: not begun, the 0 s were over"]
 
 
-def test_an_arm_that_fails_ends_no_other_and_is_remembered() -> None:
+def test_an_arm_that_fails_ends_no_other_and_has_a_row_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
     run, done = Run(torch.device("cpu"), QUICK, 60.0), []
 
     def fails() -> None:
         raise ValueError("3 of 4 differ")
 
-    run.arm("first", fails)
+    run.arm("first", fails, "gpu_accumulate")
     run.arm("second", lambda: done.append("second"))
     assert done == ["second"]
     assert run.failed == ["first: ValueError: 3 of 4 differ"]
+    row = json.loads((tmp_path / "gpu_accumulate.jsonl").read_text())
+    assert (row["variant"], row["seconds"], row["missed"]) == ("first", None, "ValueError: 3 of 4 differ")

@@ -75,7 +75,7 @@ def measure_end_to_end(run: Run) -> None:
     for name, seconds in ARMS.items():
         if name == "bf16" and run.device.type != "cuda":
             continue  # the interpreter does not multiply it
-        run.arm(f"end to end, {name}", partial(measure_arm, run, name, seconds, pairs))
+        run.arm(name, partial(measure_arm, run, name, seconds, pairs), "gpu_end_to_end")
     torch.backends.cuda.matmul.allow_tf32 = False
 
 

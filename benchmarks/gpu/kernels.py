@@ -1,6 +1,7 @@
 """The kernels at GPT-2's shapes, each beside what it replaces and what bounds it."""
 
-import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,12 +11,12 @@ from benchmarks.activations import PairBatch, pair_batch
 from benchmarks.gpu.bounds import int8_product
 from benchmarks.gpu.checks import moved, tables
 from benchmarks.gpu.setting import Run
+from benchmarks.rows import Timing
+from kernels import Csr
 from kernels.gpu import compact, encode
 from kernels.gpu.accumulate import DEFAULT, VARIANTS
 from kernels.gpu.variants import atomics, histogram, rows
 from kernels.reference import densify
-
-log = logging.getLogger(__name__)
 
 PAIRS = 11
 GOAL = 4e6  # tokens a second over 11 layer pairs
@@ -37,11 +38,11 @@ PLANS = {
 
 def measure_baselines(run: Run) -> None:
     """The dense ways and torch sparse on a few thousand tokens; per token they cost the same on more."""
-    features, tokens = run.sizes.features, run.sizes.dense_tokens
-    batch = PairBatch(*(moved(part, run.device) for part in pair_batch(tokens, features, run.sizes.active)))
+    features = run.sizes.features
+    batch = _batch(run, run.sizes.dense_tokens, run.sizes.active)
     a, b = (densify(part, features).to(torch.float32) for part in batch)
     for name, baseline in BASELINES.items():
-        run.arm(name, partial(baseline, run, name, batch, a, b))
+        run.arm(name, partial(baseline, run, name, batch, a, b), "gpu_accumulate")
 
 
 def _paper(run: Run, name: str, batch: PairBatch, a: Tensor, b: Tensor) -> None:
@@ -81,67 +82,85 @@ BASELINES = {
 }
 
 
+@dataclass
+class Adding:
+    """A batch that is added to tables of its own size, and how many cells of them it touches (a part of the bound)."""
+
+    run: Run
+    batch: PairBatch
+    found: tuple[Tensor, Tensor]
+    cells: int = 0
+
+    @property
+    def arguments(self) -> tuple[Csr, Csr, Tensor, None, None, Tensor, Tensor]:
+        """Of accumulate; documents of 512 tokens."""
+        halves = (torch.arange(self.batch.up.tokens, device=self.run.device) // 512 % 2).to(torch.uint8)
+        return self.batch.up, self.batch.down, halves, None, None, *self.found
+
+    def count_cells(self) -> None:
+        """By adding the batch to empty tables."""
+        for table in self.found:
+            table.zero_()
+        VARIANTS[DEFAULT](*self.arguments)
+        self.cells = int((self.found[0].amax(dim=-1) > 0).sum())
+
+    def arm(self, name: str, call: Callable[..., object]) -> None:
+        """A row of what takes the arguments of accumulate."""
+        arguments = self.arguments
+        self.run.arm(name, lambda: self.add(name, self.run.time(lambda: call(*arguments))), "gpu_accumulate")
+
+    def add(self, name: str, timing: Timing) -> None:
+        """The row of a timing."""
+        _add(self.run, name, self.batch, timing, self.batch.up.tokens, self.cells)
+
+
 def measure_accumulate(run: Run) -> None:
     """Every variant at L0 = 60, the default one at other sizes and under other plans; equal results at full size."""
     sizes = run.sizes
-    features, tokens = sizes.features, sizes.tokens
-    batch = PairBatch(*(moved(part, run.device) for part in pair_batch(tokens, features, sizes.active)))
-    found = tables(features, features, run.device)
-    halves = _halves(run, tokens)
+    found = tables(sizes.features, sizes.features, run.device)
+    adding = Adding(run, _batch(run, sizes.tokens, sizes.active), found)
+    run.arm("the full size", adding.count_cells)
+    run.arm("equal counts and products at the full size", partial(_check_full_size, adding))
     for name, call in VARIANTS.items():
-        run.arm(name, partial(_measure, run, name, call, batch, found))
-    four = partial(atomics.accumulate, warps=4)
-    run.arm("atomics, four per thread", partial(_measure, run, "atomics, four updates per thread", four, batch, found))
-    prepared = rows.prepare(*batch, halves, None, None, found[1].shape)
-    parts = {
-        "rows, preparing": lambda: rows.prepare(*batch, halves, None, None, found[1].shape),
-        "rows, adding": lambda: rows.add(prepared, *found, rows.PLAN),
-        "histogram, counts alone": lambda: histogram.add_counts(prepared, found[0]),
-    }
-    for name, part in parts.items():
-        run.arm(name, lambda name=name, part=part: _add(run, name, batch, run.time(part), tokens))
+        adding.arm(name, call)
+    adding.arm("atomics, four updates per thread", partial(atomics.accumulate, warps=4))
+    prepared = rows.prepare(*adding.arguments[:5], found[1].shape)
+    adding.arm("rows, preparing", lambda *given: rows.prepare(*given[:5], found[1].shape))
+    adding.arm("rows, adding", lambda *given: rows.add(prepared, *found, rows.PLAN))
+    adding.arm("histogram, counts alone", lambda *given: histogram.add_counts(prepared, found[0]))
     for name, plan in list(PLANS.items())[: sizes.plans]:
-        form = partial(rows.accumulate, plan=rows.PLAN._replace(**plan))
-        run.arm(name, partial(_measure, run, f"rows, {name}", form, batch, found))
-
-    def same() -> None:
-        for table in found:
-            table.zero_()
-        VARIANTS[DEFAULT](*batch, halves, None, None, *found)
-        touched = int((found[0].amax(dim=-1) > 0).sum())
-        log.info("%d of %d cells touched by %d tokens", touched, found[1].numel(), tokens)
-        other = tables(features, features, run.device)
-        atomics.accumulate(*batch, halves, None, None, *other)
-        if not torch.equal(found[0], other[0]):
-            raise ValueError(f"the counts of {DEFAULT} and atomics differ at full size")
-        for mine, theirs in zip(found[1].split(4096), other[1].split(4096), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
-
-    run.arm("full size", same)
-    for active, count in ((20, tokens), (120, tokens), (sizes.active, tokens // 8)):
-        active = min(active, features // 3)
-        smaller = PairBatch(*(moved(part, run.device) for part in pair_batch(count, features, active)))
-        run.arm(f"L0 = {active}, T = {count}", partial(_measure, run, DEFAULT, VARIANTS[DEFAULT], smaller, found))
+        adding.arm(f"rows, {name}", partial(rows.accumulate, plan=rows.PLAN._replace(**plan)))
+    for active, tokens in ((20, sizes.tokens), (120, sizes.tokens), (sizes.active, sizes.tokens // 8)):
+        adding = Adding(run, _batch(run, tokens, min(active, sizes.features // 3)), found)
+        run.arm(f"L0 = {active}, T = {tokens}", adding.count_cells)
+        adding.arm(DEFAULT, VARIANTS[DEFAULT])
 
 
-def _halves(run: Run, tokens: int) -> Tensor:
-    """uint8 [tokens]: documents of 512 tokens."""
-    return (torch.arange(tokens, device=run.device) // 512 % 2).to(torch.uint8)
+def _batch(run: Run, tokens: int, active: int) -> PairBatch:
+    batch = pair_batch(tokens, run.sizes.features, active)
+    return PairBatch(moved(batch.up, run.device), moved(batch.down, run.device))
 
 
-def _measure(run: Run, name: str, call, batch: PairBatch, found: tuple[Tensor, Tensor]) -> None:
-    tokens = batch.up.tokens
-    halves = _halves(run, tokens)
-    _add(run, name, batch, run.time(lambda: call(*batch, halves, None, None, *found)), tokens)
+def _check_full_size(adding: Adding) -> None:
+    """The default variant against plain atomics, tables that hold one batch."""
+    counts, products = tables(*adding.found[1].shape, adding.run.device)
+    atomics.accumulate(*adding.arguments[:5], counts, products)
+    if not torch.equal(counts, adding.found[0]):
+        raise ValueError(f"the counts of {DEFAULT} and atomics differ at full size")
+    for mine, theirs in zip(adding.found[1].split(4096), products.split(4096), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
 
 
-def _add(run: Run, name: str, batch: PairBatch, timing, tokens: int) -> None:
+def _add(run: Run, name: str, batch: PairBatch, timing: Timing, tokens: int, cells: int = 0) -> None:
+    """`bound` is that of the default variant; memory's is to read and write 16 bytes of each touched cell."""
     updates = batch.updates
     bound = updates / run.bounds["int64 atomics, L2"]
     rate = tokens / timing.p50
     more: dict[str, object] = {"tokens_per_second": rate, "tokens_per_second_of_11_pairs": rate / PAIRS}
     more |= {"updates_per_second": updates / timing.p50, "goal": GOAL, "goal_ratio": rate / PAIRS / GOAL}
     more |= {"bound": "one int64 atomic an update in L2", "bound_seconds": bound, "distance": timing.p50 / bound}
+    if cells:
+        more |= {"cells": cells, "memory_bound_seconds": 32 * cells / run.bounds["bytes"]}
     if name != PAPER and PAPER in run.bounds:
         more |= {"baseline": PAPER, "ratio": run.bounds[PAPER] * rate}
     active = round(len(batch.up.features) / tokens)

@@ -92,16 +92,20 @@ class Run:
         told = {key: float(f"{value:.4g}") for key, value in told.items()}
         log.info("%s, %s: %.4g s %s", benchmark, variant, timing.p50, json.dumps(told))
 
-    def arm(self, name: str, call: Callable[[], None]) -> None:
-        """One arm after the other: an error ends one, not the run, and is told at the end."""
-        left = self.seconds - (time.monotonic() - self.began)
-        if left <= 0:
-            self.failed.append(f"{name}: not begun, the {self.seconds:.0f} s were over")
-            return
-        try:
-            call()
-        except Exception as error:
-            log.exception("%s", name)
-            self.failed.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    def arm(self, name: str, call: Callable[[], None], benchmark: str | None = None) -> None:
+        """One arm after the other: an error ends one, not the run; it is told at the end, and in a row of the benchmark."""
+        missed = None
+        if time.monotonic() - self.began >= self.seconds:
+            missed = f"not begun, the {self.seconds:.0f} s were over"
+        else:
+            try:
+                call()
+            except Exception as error:
+                log.exception("%s", name)
+                missed = f"{type(error).__name__}: {' '.join(str(error).splitlines()[:1])}"
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        if missed is not None:
+            self.failed.append(f"{name}: {missed}")
+            if benchmark is not None:
+                rows.append([row(benchmark, name, {}, None, missed=missed)])
