@@ -43,8 +43,8 @@ def accumulate(
     counts[i, j, h] (int32 or int64 [Du, Dd, 2]) grows by the number of tokens of half h (`halves` uint8 [T], each 0 or 1) with
     a > up_thresholds[i] and b > down_thresholds[j]; products[i, j] (float64 [Du, Dd]) by the sum of a·b over all tokens. Thresholds
     are float [Du] and [Dd]; None means all zero and is the fast path, because every value of a Csr is > 0. Values must be finite.
-    Counts are exact in any order of batches, products within 1e-6 of float64; on the CPU the same batch gives the same bits. The
-    caller promotes int32 tables before 2^31 - 1. ValueError names what does not fit.
+    Counts are exact in any order of batches, products within 1e-6 of float64 (on a GPU as far as `kernels.gpu.fixed_point` says);
+    the same batch gives the same bits. The caller promotes int32 tables before 2^31 - 1. ValueError names what does not fit.
     """
     from kernels.checks import check_tables
 

@@ -124,10 +124,11 @@ def measure_accumulate(run: Run) -> None:
     for name, call in VARIANTS.items():
         adding.arm(name, call)
     adding.arm("atomics, four updates per thread", partial(atomics.accumulate, warps=4))
-    prepared = rows.prepare(*adding.arguments[:5], found[1].shape)
-    adding.arm("rows, preparing", lambda *given: rows.prepare(*given[:5], found[1].shape))
-    adding.arm("rows, adding", lambda *given: rows.add(prepared, *found, rows.PLAN))
-    adding.arm("histogram, counts alone", lambda *given: histogram.add_counts(prepared, found[0]))
+    batch, shape = adding.arguments[:5], found[1].shape
+    prepared = rows.prepare(*batch, shape)
+    adding.arm("rows, preparing", lambda *_: rows.prepare(*batch, shape))
+    adding.arm("rows, adding", lambda *_: rows.add(prepared, *found, rows.PLAN))
+    adding.arm("histogram, counts alone", lambda *_: histogram.add_counts(prepared, found[0]))
     for name, plan in list(PLANS.items())[: sizes.plans]:
         adding.arm(f"rows, {name}", partial(rows.accumulate, plan=rows.PLAN._replace(**plan)))
     for active, tokens in ((20, sizes.tokens), (120, sizes.tokens), (sizes.active, sizes.tokens // 8)):
@@ -143,7 +144,8 @@ def _batch(run: Run, tokens: int, active: int) -> PairBatch:
 
 def _check_full_size(adding: Adding) -> None:
     """The default variant against plain atomics, tables that hold one batch."""
-    counts, products = tables(*adding.found[1].shape, adding.run.device)
+    features = adding.run.sizes.features
+    counts, products = tables(features, features, adding.run.device)
     atomics.accumulate(*adding.arguments[:5], counts, products)
     if not torch.equal(counts, adding.found[0]):
         raise ValueError(f"the counts of {DEFAULT} and atomics differ at full size")

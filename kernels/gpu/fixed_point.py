@@ -94,9 +94,10 @@ def fixed_product(a, b):
     return (tl.abs(a).to(tl.float64) * tl.abs(b).to(tl.float64) * SCALE + 0.5).to(tl.int64)
 
 
-def exponents(peaks: Tensor) -> Tensor:
-    """int32 [D]: e of peaks float32 [D], 0 of a feature that is not there."""
-    return torch.frexp(peaks.to(torch.float64)).exponent  # float64, where no float32 is subnormal
+def units_of(peaks: Tensor) -> Tensor:
+    """float64 [D]: 2^e of peaks float32 [D], 1 of a feature that is not there."""
+    exponent = torch.frexp(peaks.to(torch.float64)).exponent  # in float64 no float32 is subnormal
+    return (exponent.to(torch.int64) + 1023 << 52).view(torch.float64)
 
 
 def scale(layer: Csr, width: int, thresholds: Tensor | None) -> Scaled:
@@ -107,7 +108,7 @@ def scale(layer: Csr, width: int, thresholds: Tensor | None) -> Scaled:
     grid = (triton.cdiv(entries, BLOCK),)
     constants: dict[str, Any] = {"BLOCK": BLOCK}
     survey[grid](layer.features, layer.values, entries, sizes, peaks, **constants)
-    units = torch.ldexp(torch.ones(width, dtype=torch.float64, device=device), exponents(peaks.view(torch.float32)))
+    units = units_of(peaks.view(torch.float32))
     limits = layer.values if thresholds is None else thresholds
     constants["THRESHOLDED"] = thresholds is not None
     scale_values[grid](layer.features, layer.values, entries, units, limits, scaled, **constants)

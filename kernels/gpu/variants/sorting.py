@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.csr import Csr
-from kernels.gpu.fixed_point import SCALE_BITS, exponents, require_tokens
+from kernels.gpu.fixed_point import SCALE_BITS, require_tokens, units_of
 
 MOST_UPDATES = 1 << 24  # at a time: about 100 bytes each
 
@@ -73,6 +73,6 @@ def shares(layer: Csr, width: int) -> tuple[Tensor, Tensor]:
     """2^e of every feature, float64 [width], and a' of every entry, float64 [nnz]: what `fixed_point.scale` gives."""
     features = layer.features.to(torch.int64)
     peaks = layer.values.new_zeros(width).scatter_reduce_(0, features, layer.values, "amax")
-    units = torch.ldexp(torch.ones(width, dtype=torch.float64, device=peaks.device), exponents(peaks))
+    units = units_of(peaks)
     smallest = 2.0**-126
     return units, (layer.values.to(torch.float64) / units[features]).to(torch.float32).clamp(min=smallest).to(torch.float64)
