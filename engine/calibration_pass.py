@@ -85,10 +85,9 @@ class CalibrationPass:
 
     def look_at(self, segment: Segment) -> None:
         """Take the maxima of one segment; a `stop` in the middle leaves it unfinished, and with it the calibration."""
-        for units in self.micro_batch.batches(segment):
-            batch = self.encoder.encode(segment, units).batch
-            self.calibration.add(batch)
-            self.rate.add(batch.tokens)
+        for _, encoded in self.micro_batch.encode(self.encoder.encode, segment):
+            self.calibration.add(encoded.batch)
+            self.rate.add(encoded.batch.tokens)
             self.beat_when_due()
             if self.stop.is_set():
                 return

@@ -116,8 +116,8 @@ class Loop:
     def count(self, segment: Segment) -> bool:
         """Count what is left of a segment; False when `stop` came first."""
         self.recall(segment)
-        for units in self.micro_batch.batches(segment, slice(self.cursor.units, None)):
-            encoded = self.encoder.encode(segment, units)
+        rest = slice(self.cursor.units, None)
+        for units, encoded in self.micro_batch.encode(self.encoder.encode, segment, rest, self.make_room):
             with self.lock:  # a pin that is made now must see that the segment has begun
                 self.state.add(encoded.batch, encoded.set_aside, encoded.projections)
                 self.cursor = Cursor(segment.number, self.cursor.units + len(units))
@@ -129,12 +129,17 @@ class Loop:
                 return False
         return True
 
+    def make_room(self, batch: SparseBatch) -> None:
+        """All memory that counting a batch needs: what fails after this has counted a part of it, and ends the engine."""
+        with self.lock:
+            self.state.make_room(batch)
+
     def recall(self, segment: Segment) -> None:
         """Encode again what a checkpoint has counted of this segment: it holds the counts, not the activations."""
         if self.batches or not self.cursor.units:
             return
-        for units in self.micro_batch.batches(segment, slice(self.cursor.units)):
-            self.batches.append(self.encoder.encode(segment, units).batch)
+        for _, encoded in self.micro_batch.encode(self.encoder.encode, segment, slice(self.cursor.units)):
+            self.batches.append(encoded.batch)
             if self.stop.is_set():
                 self.batches = []
                 return

@@ -212,6 +212,8 @@ def load_encoder(settings: Settings) -> ModelEncoder | PushedActivations:
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise DoesNotFit("--device cuda: PyTorch finds no GPU on this machine; use --device cpu")
+    if settings.fused_encode and settings.device != "cuda":
+        raise DoesNotFit(f"fused_encode: only --device cuda has it, this run has --device {settings.device}; leave it out")
     if settings.dictionary is not None:
         return PushedActivations(settings.dictionary, device=settings.device)
     return ModelEncoder.load(
@@ -220,6 +222,7 @@ def load_encoder(settings: Settings) -> ModelEncoder | PushedActivations:
         settings.device,
         context_size=settings.context_size,
         include_special=settings.include_special,
+        fused_encode=settings.fused_encode,
     )
 
 

@@ -51,6 +51,10 @@ class Settings(BaseSettings):
         default=None,
         description="memory for the statistics, such as 8GB: pair tables that do not fit are bounded",
     )
+    fused_encode: bool = Field(
+        default=False,
+        description="encode and compact in one kernel, on a GPU, for SAEs with ReLU or JumpReLU: other last bits, another run",
+    )
 
     # where it runs
     data_dir: Path = Path("saestream-data")

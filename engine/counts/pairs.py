@@ -15,7 +15,7 @@ from engine.counts import memory
 from engine.counts.joint_table import JointTable, PairCells
 from engine.counts.part import Place, StatePart
 from engine.counts.shape import RunShape
-from kernels import CandidateLists, accumulate, likely_children
+from kernels import CandidateLists, accumulate, likely_children, reserve
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
@@ -61,6 +61,8 @@ class PairTable(StatePart, JointTable):
 
     def make_room(self, batch: SparseBatch) -> None:
         self._make_room(batch.tokens)
+        up, down = self.place
+        reserve(batch.layers[up], batch.layers[down], self.products)
 
     def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
         up, down = self.place

@@ -143,13 +143,22 @@ class State:
         """
         if len(batch.layers) != len(self.shape.dictionaries):
             raise DoesNotFit(f"a batch of {len(batch.layers)} layers for a state of {len(self.shape.dictionaries)}")
-        for part in self._parts:
-            part.make_room(batch)
+        self.make_room(batch)
         for part in self._parts:
             part.add(batch, set_aside)
         if projections:
             for part in self._parts:
                 part.add_projections(projections)
+
+    def make_room(self, batch: SparseBatch) -> None:
+        """Have every part get the memory that it needs to count a batch.
+
+        Raises:
+            DoesNotFit: as `add`.
+            torch.cuda.OutOfMemoryError: there is too little on the GPU; nothing was counted.
+        """
+        for part in self._parts:
+            part.make_room(batch)
 
     def end_segment(
         self, batches: Sequence[SparseBatch], pieces: Sequence[Piece], positions: Sequence[int]
