@@ -73,7 +73,7 @@ class Gate:
 
     async def _admit(self, scope: Scope, headers: Headers) -> None:
         """Raises Forbidden, NeedsKey, TooMany."""
-        method = scope["method"]
+        method: str = scope["method"]  # type: ignore[typeddict-item]  # every HTTP scope has one
         self._access.check_origin(method, headers)
         try:
             key = self._access.key_of(headers)

@@ -133,7 +133,7 @@ def _touched(starts: np.ndarray, tokens: np.ndarray, offsets: np.ndarray, featur
                 line = features[entry] // CELLS_PER_LINE
                 lines[row] += seen[line] != row
                 seen[line] = row
-    return updates
+    return int(updates)
 
 
 @numba.njit(nogil=True, cache=True)

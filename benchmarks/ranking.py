@@ -62,7 +62,8 @@ class Counted(NamedTuple):
         for one in segment(stream, 0, tokens, batch).batches:
             for part in (table, *layers):
                 part.add(one)
-        return cls(table, *map(Side.of, layers), tokens)
+        up, down = map(Side.of, layers)
+        return cls(table, up, down, tokens)
 
     def lists(self) -> object:
         """What a publish ranks."""

@@ -101,7 +101,7 @@ def newest(rows: Sequence[dict[str, Any]], benchmark: str, variant: str | None =
     return [one for one in there if one["run"] == max(one["run"] for one in there)]
 
 
-def command(description: str, run: Callable[[bool], Iterable[dict[str, object]]]) -> None:
+def command(description: str | None, run: Callable[[bool], Iterable[dict[str, object]]]) -> None:
     """What the `main` of a benchmark does: measure, and append each row as it comes; those of a quick run are not kept.
 
     Args:

@@ -4,6 +4,7 @@ The install runs it, so that the first batch of a new user does not wait some 15
 """
 
 import itertools
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,9 +58,10 @@ def warm() -> None:
             if arena:
                 rows.widen()
             rows.add(batch, batch, halves, limits if up_limited else None, limits if down_limited else None)
-            rows.merge(rows)
+            rows.merge(BoundedRows(3, 3, 1, 1))
             cell = np.zeros(1, np.int64)
-            rows.find(cell, cell), rows.has(cell, cell), rows.rows(cell)
+            for look in (partial(rows.find, cell, cell), partial(rows.has, cell, cell), partial(rows.rows, cell)):
+                look()
             rows.unpack(0, 0, 1, rows.packed(0, 0, 1))
         half_lists(counts.numpy(), active, active, 1, 1, 1)
         CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer(0, counts.numpy())
