@@ -24,6 +24,9 @@ PARAMETERS = examples.PARAMETERS | graph_examples.PARAMETERS
 BODIES = examples.BODIES | graph_examples.BODIES
 ANSWERS = examples.ANSWERS | relation_examples.ANSWERS | gate_examples.ANSWERS | graph_examples.ANSWERS | community_examples.ANSWERS
 
+SNAPSHOT_TAGS = {"statistics", "relations", "gates"}
+"""Tags of routes whose answers have the snapshot's version as their ETag, where they are not live."""
+
 DESCRIPTION = (
     "Cross-layer statistics of sparse-autoencoder features, while the text is still being counted. JSON by default, MessagePack "
     "by Accept: application/x-msgpack; errors are RFC 9457 problems. A feature is written layer:index. Every answer about "
@@ -74,6 +77,10 @@ def complete(app: Litestar) -> None:
                         json.examples = {"example": Example(summary="from the embedded demo", value=value)}
                     content[MSGPACK] = json
             responses.pop("400", None)  # Litestar's own idea of its validation error
+            if method == "get" and SNAPSHOT_TAGS.intersection(operation.tags or ()):
+                responses["304"] = OpenAPIResponse(
+                    description="If-None-Match names the snapshot that would be answered from; no body"
+                )
             responses["default"] = problem
             operation.responses = responses
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from anyio import to_thread
 from litestar import Request, Response
 from litestar.datastructures import State
+from litestar.openapi import ResponseSpec
 from redis.exceptions import RedisError
 
 from api.answers import CorpusAnswer, SetAsideAnswer, UploadAnswer
@@ -24,8 +25,13 @@ from engine.views.records import UploadRecord
 
 log = logging.getLogger(__name__)
 
-
 WAITS = ("durable", "visible")
+REPEATED = {
+    200: ResponseSpec(
+        UploadAnswer, description="the same key came with the same content before: that upload", generate_examples=False
+    )
+}
+"""Of the interface document: what a repetition is answered with, instead of 202."""
 _LOOK_SECONDS = 0.1  # snapshots are a second apart
 
 

@@ -85,6 +85,7 @@ class Loop:
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
     _beat_at: float = 0.0
+    _caught_up_at: float = 0.0
     _standing: int = 0
 
     def run(self) -> None:
@@ -232,11 +233,14 @@ class Loop:
         """How the engine is."""
         last = self.checkpoints.last
         dead = [int((part.count == 0).sum()) for part in self.state.marginals]
+        queue, now = self.ingest.queue_tokens, time.time()
+        if queue == 0 and self.publisher.tokens == self.state.tokens:
+            self._caught_up_at = now
         return StatusRecord(
             state=state,
             tokens=self.state.tokens,
             tokens_per_second=self.rate.per_second(),
-            queue_tokens=self.ingest.queue_tokens,
+            queue_tokens=queue,
             layers=[
                 LayerStatus(layer=layer.layer, hook=layer.hook, features=layer.features, dead=dead[layer.layer])
                 for layer in self.description.layers
@@ -246,7 +250,8 @@ class Loop:
             checkpoint=None if last is None else CheckpointStatus(tokens=last.tokens, saved_at=last.saved_at, seconds=last.seconds),
             memory_bytes=psutil.Process().memory_info().rss,
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
-            updated_at=time.time(),
+            updated_at=now,
+            caught_up_at=self._caught_up_at,
             calibration=self.calibration,
             publish_interval=self.publisher.interval,
         )

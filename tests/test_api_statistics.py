@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -370,6 +371,16 @@ def test_ready_means_recovered_and_current(run: Run) -> None:
     engine.publisher.beat(engine.status("idle", updated_at=0.0))
     assert "has not reported" in problem(http.get("/readyz"), 503)
     engine.publisher.beat(engine.status("idle"))
+
+
+def test_text_that_comes_after_a_pause_does_not_make_the_last_snapshot_stale_at_once(run: Run) -> None:
+    run.engine.publish()
+    allowed = 3 * run.api.settings.publish_interval
+    eventually("the snapshot is old", lambda: get(run, "/v1/convergence")["snapshot"]["age_ms"] > 1000 * allowed)
+    run.engine.publisher.beat(run.engine.status("counting", queue_tokens=5, caught_up_at=time.time()))
+    assert run.api.http.get("/readyz").status_code == 200
+    run.engine.publisher.beat(run.engine.status("counting", queue_tokens=5, caught_up_at=time.time() - 2 * allowed))
+    assert "old" in problem(run.api.http.get("/readyz"), 503)
 
 
 def test_metrics_tell_the_requests_and_the_engine(run: Run) -> None:

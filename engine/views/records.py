@@ -271,7 +271,7 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How the engine is. `problem` is a sentence for the user about what it can't do at the moment, or None; `calibration` is None
     where the threshold is absolute. `publish_interval` are the seconds from one snapshot to the next as the publisher paces itself
-    now: the setting, or more where a publish takes long."""
+    now: the setting, or more where a publish takes long. `caught_up_at`: when the snapshot last held all that had arrived."""
 
     state: EngineState
     tokens: int
@@ -286,6 +286,7 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     calibration: CalibrationStatus | None = None
     publish_interval: float = 0.0
     tables: list[TableStatus] = []
+    caught_up_at: float = 0.0
 
 
 class FrequencyEffects(msgspec.Struct, frozen=True, kw_only=True):
