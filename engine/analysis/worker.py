@@ -20,7 +20,6 @@ from engine.analysis import answers, communities, edges, flow, gates
 from engine.analysis.community_ids import IDS
 from engine.analysis.community_splits import Communities
 from engine.analysis.decoders import Decoders
-from engine.analysis.lists import Lists
 from engine.analysis.search import Searches
 from engine.analysis.snapshot import SnapshotReader, Whole
 from engine.encoder.decoder_file import DECODERS
@@ -29,6 +28,7 @@ from engine.settings import Settings
 from engine.views.communities import CommunitiesRequest, CommunityOfRequest, CommunityRequest
 from engine.views.connection import connect
 from engine.views.keys import Keys
+from engine.views.lists import Lists
 from engine.views.relations import (
     AnalysisEnvelope,
     EdgesRequest,

@@ -18,8 +18,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import redis
@@ -34,6 +34,7 @@ from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
 from engine.views.graph_answers import GraphAnswer, GraphRequest
 from engine.views.keys import Keys
+from engine.views.lists import Lists, Page
 from engine.views.paper_gates import PaperQueries
 from engine.views.pins import PinQueries
 from engine.views.prompt_queries import PromptQueries
@@ -117,6 +118,7 @@ class LiveQueries(threading.Thread):
         self.tables = TableQueries(
             description, state, lock, cosines or DecoderCosines(None, ()), effects or Effects(description.dictionaries)
         )
+        self._lists = Lists()
         self._corpora = CorpusQueries(description, state, lock)
         self._paper = PaperQueries(state, lock)
         self._client = connect(settings.redis_url)
@@ -235,18 +237,24 @@ class LiveQueries(threading.Thread):
             case CorpusFeatureRequest():
                 return self._corpora.feature(request.feature, request.corpus)
             case CompareRequest():
-                return self._corpora.compare(request.a, request.b, request.layer, request.start, request.limit)
+                return self._page(request, lambda: self._corpora.compare(request.a, request.b, request.layer))
             case CompareEdgesRequest():
                 a, b = request.a, request.b
-                return self._corpora.compare_edges(a, b, request.pair, request.measure, request.start, request.limit)
+                return self._page(request, lambda: self._corpora.compare_edges(a, b, request.pair, request.measure))
             case PinRequest():
                 return self._pinning().pin(request.pairs)
             case PinnedRequest():
                 return self._pinning().pinned(request.after, request.limit)
             case PaperGatesRequest():
-                return self._paper.gates(request.pair, request.threshold, request.start, request.limit)
+                return self._page(request, lambda: self._paper.gates(request.pair, request.threshold))
             case ContextsRequest() | GateContextsRequest() | GraphRequest():
                 raise ValueError(f"{type(request).__name__} is answered by the main loop")
+
+    def _page(
+        self, request: CompareRequest | CompareEdgesRequest | PaperGatesRequest, make: Callable[[], tuple[Any, Sequence[Any]]]
+    ) -> Any:
+        """A page of a list: the first one fixes what the others show, whatever is counted meanwhile."""
+        return self._lists.page(msgspec.structs.replace(request, page=Page()), request.page, None, make)
 
     def _pinning(self) -> PinQueries:
         if self.pins is None:
