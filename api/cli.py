@@ -15,8 +15,9 @@ from rich.text import Text
 from api import relation_commands, tables
 from api.client import Client, chunks, media_type
 from api.console import DEFAULT_URL, Url, complaints, console, feature_of, patient
+from engine import logs
 from engine.errors import BadInput, NotReady, SaestreamError
-from engine.settings import load
+from engine.settings import Settings, load
 
 app = typer.Typer(
     help="Live statistics on how SAE features evolve across the layers of a language model.",
@@ -46,12 +47,12 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on")] = None,
     redis_url: Annotated[str | None, typer.Option(help="your Redis; a private one by default")] = None,
+    log_format: Annotated[str | None, typer.Option(help="human or json (one object a line)")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings")] = None,
 ) -> None:
     """Serve until stopped: engine, API and private Redis. Without a model, the bundled demo model."""
     from engine.supervisor import Supervisor
 
-    _log_to_console()
     settings = load(
         config,
         model=model,
@@ -68,7 +69,9 @@ def serve(
         host=host,
         port=port,
         redis_url=redis_url,
+        log_format=log_format,
     )
+    _log(settings)
     raise typer.Exit(Supervisor(settings).run())
 
 
@@ -254,7 +257,10 @@ def _pair(text: str, option: str = "--pairs") -> tuple[int, int]:
     return int(up), int(down)
 
 
-def _log_to_console() -> None:
+def _log(settings: Settings) -> None:
+    """What this process logs as a server: on the console, or as the others where that is to be JSON."""
+    if settings.log_format == "json":
+        return logs.setup("supervisor", "json", settings.log_requests)
     handler = RichHandler(console=complaints, show_path=False, log_time_format="%H:%M:%S")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -28,26 +26,19 @@ class RequestMetrics:
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 60),
             registry=self.registry,
         )
+        self.open = Gauge("saestream_http_requests_open", "Requests under way, event streams included.", registry=self.registry)
+        self.uploads = Counter("saestream_uploads_taken", "Uploads acknowledged, without repetitions.", registry=self.registry)
+        self.bytes = Counter("saestream_upload_bytes", "Bytes of the uploads acknowledged.", registry=self.registry)
 
-    def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Count every request when its answer begins (an event stream has no end)."""
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request whose answer begins. The labels must be of a limited number: each combination is kept for ever."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.seconds.labels(method, route).observe(seconds)
 
-        async def measured(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                await app(scope, receive, send)
-                return
-            began = time.perf_counter()
-
-            async def counting(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    route = scope.get("path_template") or "unknown"  # never the address itself: a label per address would never end
-                    self.requests.labels(scope["method"], route, str(message["status"])).inc()
-                    self.seconds.labels(scope["method"], route).observe(time.perf_counter() - began)
-                await send(message)
-
-            await app(scope, receive, counting)
-
-        return measured
+    def taken(self, size: int) -> None:
+        """Count an upload of so many bytes that is acknowledged."""
+        self.uploads.inc()
+        self.bytes.inc(size)
 
 
 class EngineMetrics:

@@ -13,11 +13,14 @@ import os
 import socket
 import sys
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
 
 from api.app import create_app
+from api.observed import Observed
+from engine import logs
 from engine.errors import AlreadyRunning, BadInput
 from engine.settings import Settings
 
@@ -81,15 +84,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 def main() -> int:
     """Serve one run; the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.setup("API", "human", log_requests=False)  # until the settings say how
     try:
         settings = read_settings()
+        logs.setup("API", settings.log_format, settings.log_requests)
         app = create_app(settings)
         bound = bind(settings.host, settings.port)
     except (BadInput, AlreadyRunning) as error:
         log.error("%s", error.message)
         return REFUSED
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False)
+    observed: Any = Observed(app, app.state.metrics)  # uvicorn spells the types of ASGI in another way
+    config = uvicorn.Config(
+        observed, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False
+    )
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info("listening on http://%s:%d", shown, bound.getsockname()[1])
     asyncio.run(Server(config, app.state.stopping).serve(sockets=[bound]))

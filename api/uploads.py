@@ -20,6 +20,7 @@ from api.negotiation import answer
 from engine.corpus.body import BodyCheck
 from engine.corpus.inbox import Manifest, Route
 from engine.errors import BadValue
+from engine.logs import about
 from engine.views.reader import Views
 from engine.views.records import UploadRecord
 
@@ -54,6 +55,11 @@ async def accept(
         raise BadValue(f"wait = {wait!r}: it must be one of {', '.join(WAITS)}")
     receiving = await to_thread.run_sync(state.inbox.receive, corpus, check.media_type, route, key, check)
     manifest = await body.into(receiving)
+    with about(upload=manifest.id):
+        how = "sent again, known" if receiving.repeated else "taken"
+        log.info("upload of corpus %s %s: %d documents, %d bytes", corpus, how, manifest.documents, manifest.bytes)
+    if not receiving.repeated:
+        state.metrics.taken(manifest.bytes)
     record = None
     if wait == "visible":
         record = await until_visible(state.views, manifest.id, state.visible_seconds, state.stopping)

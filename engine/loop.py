@@ -33,6 +33,7 @@ from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
 from engine.encoder.encoded import Encoded
 from engine.errors import NotReady, StorageFull
+from engine.logs import about
 from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
 from engine.views.contexts import Found, encode_windows
@@ -86,6 +87,7 @@ class Loop:
     """What is counted of the segment so far: sums over documents are made where it ends."""
     _beat_at: float = 0.0
     _caught_up_at: float = 0.0
+    _began: float = 0.0  # the segment being counted
     _standing: int = 0
 
     def run(self) -> None:
@@ -114,6 +116,7 @@ class Loop:
 
     def count(self, segment: Segment) -> bool:
         """Count what is left of a segment; False when `stop` came first."""
+        self._began = time.monotonic()
         self.recall(segment)
         for units in self.micro_batch.batches(segment, slice(self.cursor.units, None)):
             encoded = self.encoder.encode(segment, units)
@@ -150,9 +153,19 @@ class Loop:
         self.batches = []
         self.uploads.passed([segment])
         self.ingest.consumed(segment.number)
+        self.tell(segment)
         self.answer()
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
             self.choose(clusters, segment.first_position + segment.token_count)
+
+    def tell(self, segment: Segment) -> None:
+        """Log a segment that is counted, and in lines of their own the uploads that ended in it."""
+        with about(segment=segment.number):
+            log.info("counted: %d tokens in %.2f s", segment.token_count, time.monotonic() - self._began)
+            for upload in segment.finished:
+                with about(upload=upload):
+                    account = self.state.ledger.account(upload)
+                    log.info("an upload is counted: %d tokens, %d set aside", account.tokens_counted, account.set_aside_tokens)
 
     def choose(self, clusters: Sequence[SegmentClusters], position: int) -> None:
         """Make the choices that belong to a segment's end; each may take a second, and a prompt waits for no more than one."""
@@ -221,6 +234,8 @@ class Loop:
         try:
             self.checkpoints.save(self.state, self.cursor, self.fingerprint, self.convergence.save())
             self.storage_problem = None
+            if (last := self.checkpoints.last) is not None:
+                log.info("checkpoint saved: %d tokens in %.2f s", last.tokens, last.seconds)
         except StorageFull as error:
             log.error("no checkpoint was saved: %s", error.message)
             self.storage_problem = error.message

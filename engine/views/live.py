@@ -26,6 +26,7 @@ import redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from engine.errors import Conflict, NotReady, SaestreamError, TooMany
+from engine.logs import about, request_took
 from engine.views.connection import connect
 from engine.views.context_queries import ContextQueries
 from engine.views.contexts import EncodeWindows
@@ -263,16 +264,22 @@ class LiveQueries(threading.Thread):
 
     def _answer(self, envelope: Envelope, make: Callable[[], LiveAnswer | None]) -> bool:
         """Answer with what `make` returns or raises; False when that is None, which is no answer yet."""
+        with about(request=envelope.asked_by):
+            return self._answered(envelope, make)
+
+    def _answered(self, envelope: Envelope, make: Callable[[], LiveAnswer | None]) -> bool:
+        how = "answered"
         try:
             made = make()
             if made is None:
                 return False
             packed = pack_answer(made)
         except SaestreamError as error:
-            packed = pack_error(error)
+            packed, how = pack_error(error), error.title
         except Exception:  # one bad request must not end the thread that serves all others, nor the engine
             log.exception("a live request failed: %r", envelope.request)
-            packed = pack_error(SaestreamError("the engine failed on this request; its log says why"))
+            packed, how = pack_error(SaestreamError("the engine failed on this request; its log says why")), "failed"
+        request_took(time.time() - envelope.sent_at, "%s: %s", type(envelope.request).__name__, how)
         try:
             with self._client.pipeline() as pipe:
                 pipe.rpush(self._keys.reply(envelope.id), packed)

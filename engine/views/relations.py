@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
 import redis.asyncio
 
 from engine.errors import BadInput, BadValue
+from engine.logs import current
 from engine.measures.hidden import FACTOR, SHARE, WINDOWS, check_hidden
 from engine.measures.relations import check_threshold
 from engine.views.communities import CommunitiesRequest, CommunityOfRequest, CommunityRequest
@@ -139,12 +141,14 @@ RelationRequest = (
 
 
 class AnalysisEnvelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way; `deadline` in Unix seconds."""
+    """A request on its way: sent and of use until when (Unix seconds), and the id of the HTTP request that it is for."""
 
     id: str
     deadline: float
     request: RelationRequest
     page: Page
+    sent_at: float = msgspec.field(default_factory=time.time)
+    asked_by: str = msgspec.field(default_factory=partial(current, "request"))
 
 
 ANSWERS: dict[type, type] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
@@ -17,6 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from engine import errors
 from engine.errors import NotReady, SaestreamError
+from engine.logs import current
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, CorpusFeatureAnswer, PinAnswer, PinnedAnswer
 from engine.views.gate_answers import GateParentAnswer, Kind, PaperGatesAnswer
@@ -227,11 +229,13 @@ class GateContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way; `deadline` in Unix seconds."""
+    """A request on its way: sent and of use until when (Unix seconds), and the id of the HTTP request that it is for."""
 
     id: str
     deadline: float
     request: LiveRequest
+    sent_at: float = msgspec.field(default_factory=time.time)
+    asked_by: str = msgspec.field(default_factory=partial(current, "request"))
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
