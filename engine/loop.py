@@ -33,6 +33,7 @@ from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
 from engine.encoder.encoded import Encoded
 from engine.errors import NotReady, StorageFull
+from engine.figures import Gauges
 from engine.logs import about
 from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
@@ -85,10 +86,14 @@ class Loop:
     storage_problem: str | None = None
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
+    gauges: Gauges = field(init=False)
     _beat_at: float = 0.0
     _caught_up_at: float = 0.0
     _began: float = 0.0  # the segment being counted
     _standing: int = 0
+
+    def __post_init__(self) -> None:
+        self.gauges = Gauges(self.corpus, self.ingest, self.live, self.state)
 
     def run(self) -> None:
         """Count until `stop` is set, then save what was counted.
@@ -248,13 +253,13 @@ class Loop:
         """How the engine is."""
         last = self.checkpoints.last
         dead = [int((part.count == 0).sum()) for part in self.state.marginals]
-        queue, now = self.ingest.queue_tokens, time.time()
+        queue, speed, now = self.ingest.queue_tokens, self.rate.per_second(), time.time()
         if queue == 0 and self.publisher.tokens == self.state.tokens:
             self._caught_up_at = now
         return StatusRecord(
             state=state,
             tokens=self.state.tokens,
-            tokens_per_second=self.rate.per_second(),
+            tokens_per_second=speed,
             queue_tokens=queue,
             layers=[
                 LayerStatus(layer=layer.layer, hook=layer.hook, features=layer.features, dead=dead[layer.layer])
@@ -267,6 +272,7 @@ class Loop:
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
             updated_at=now,
             caught_up_at=self._caught_up_at,
+            figures=self.gauges.read(self.cursor, self.batches, queue, speed),
             calibration=self.calibration,
             publish_interval=self.publisher.interval,
         )

@@ -388,7 +388,7 @@ def test_metrics_tell_the_requests_and_the_engine(run: Run) -> None:
     get(run, "/v1/features/1/3")
     run.api.http.get("/v1/features/9/9")
     text = run.api.http.get("/metrics").text
-    assert f"saestream_tokens {float(run.engine.state.tokens)}" in text
+    assert f"saestream_tokens_counted {float(run.engine.state.tokens)}" in text
     assert 'saestream_dead_features{layer="0"} 1.0' in text
     assert 'route="/v1/features/{layer}/{index}",status="200"' in text
     assert 'route="/v1/features/{layer}/{index}",status="404"' in text

@@ -133,6 +133,11 @@ class Ingest(threading.Thread):
         )
         return sealed + making + round(waiting + left)
 
+    @property
+    def queue_uploads(self) -> int:
+        """Uploads that are not wholly in the log or in the segment in the making."""
+        return sum(map(len, tuple(self._waiting.values()))) + len(self._open)
+
     # the thread
 
     def run(self) -> None:

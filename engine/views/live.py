@@ -155,6 +155,11 @@ class LiveQueries(threading.Thread):
             self.join()
         self._client.close()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the main loop, those begun included."""
+        return self.pending.qsize() + len(self._open)
+
     def wait(self, seconds: float) -> None:
         """Sleep for so long, or until a request needs the main loop."""
         self._woken.wait(seconds)
