@@ -76,6 +76,39 @@ def serve(
 
 
 @app.command()
+def doctor(
+    model: Annotated[str | None, typer.Option(help="model: hub name or local folder")] = None,
+    saes: Annotated[str | None, typer.Option(help="SAEs: SAELens release, or a folder")] = None,
+    dictionary: Annotated[str | None, typer.Option(help="D0,D1,…: dictionary sizes of a run without a model")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="where the corpus log and the checkpoints live")] = None,
+    host: Annotated[str | None, typer.Option(help="address that it listens on")] = None,
+    port: Annotated[int | None, typer.Option(help="port that it listens on")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="your Redis; a private one by default")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings")] = None,
+) -> None:
+    """See whether a run can start with these settings, or how the one that runs is. Exit status 1 when something is wrong."""
+    from api.doctor import examine
+
+    settings = load(
+        config,
+        model=model,
+        saes=saes,
+        dictionary=_numbers("--dictionary", dictionary),
+        device=device,
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        redis_url=redis_url,
+    )
+    bad = False
+    for found in examine(settings):
+        console.print(tables.finding(found))
+        bad |= found.state == "wrong"
+    raise typer.Exit(int(bad))
+
+
+@app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="end when the text is counted, instead of serving on")] = False,
     data_dir: Annotated[Path, typer.Option(help="where the corpus log and the checkpoints live")] = Path("saestream-data"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,9 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from api import doctor
+from api.doctor import examine
+from engine.settings import Settings
 from tests.service import Service, eventually, pack_frame, serving, sparse
 
 OURS = "saestream_"
@@ -178,3 +184,23 @@ def test_every_query_of_the_dashboard_names_metrics_and_labels_that_there_are(se
 
 def _family(name: str) -> str:
     return re.sub(r"_(bucket|sum|count|total|created)$", "", name)
+
+
+def test_the_doctor_examines_a_server_that_runs(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["doctor", "--dictionary", "6,6", "--data-dir", str(service.data_dir), "--port", str(service.port)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "api.cli", *words], capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "250"}
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "the server listens" in ended.stdout and "tokens, 0 not visible yet" in ended.stdout and "is whole" in ended.stdout
+    settings = Settings(dictionary=[6, 6], data_dir=service.data_dir, port=service.port)
+    api = service.child("api.server")
+    assert api is not None
+    monkeypatch.setattr(doctor, "_SECONDS", 0.5)
+    api.suspend()
+    try:
+        findings = {finding.check: finding for finding in examine(settings)}
+    finally:
+        api.resume()
+    assert findings["server"].state == "wrong" and "does not answer" in findings["server"].says
+    assert findings["corpus log"].state == findings["checkpoint"].state == "ok"
