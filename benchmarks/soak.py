@@ -160,6 +160,7 @@ async def upload(client: httpx.AsyncClient, seen: Seen, number: int) -> None:
             if answer.status_code != expected:
                 seen.fault(f"upload {number}-{at}: {answer.status_code} instead of {expected}")
         seen.sent[corpus] += len(batch)
+        await asyncio.sleep(1.0)  # status is a second old: a burst would be sent before it shows
 
 
 @cache
@@ -324,8 +325,8 @@ def report(seen: Seen, options: argparse.Namespace, began: float, ended: float, 
         f"{len(reads):,} reads, {len(seen.seconds['upload']):,} uploads, {seen.events:,} events, {refused:,} refused with 429, "
         f"{tokens:,} tokens counted ({tokens / (ended - began):,.0f}/s); faults: {len(seen.wrong)}"
     )
-    for text in seen.wrong[:20]:
-        console.print(f"  {text}", markup=False, highlight=False)
+    for text, count in Counter(seen.wrong).most_common(20):
+        console.print(f"  {count} × {text}", markup=False, highlight=False)
     sizes = {name: getattr(options, name) for name in ("minutes", "readers", "uploaders", "subscribers", "pause")}
     timing = rows.Timing(cuts[1], statistics.median(reads), cuts[7], cpu.get("API", 0.0) / len(reads), len(reads))
     row = rows.row(

@@ -5,7 +5,7 @@
 2. Contexts and prompts need the encoder, which belongs to the main loop: they go onto a queue, and the loop answers them between
    micro-batches (`answer_pending`), in steps of one call of the encoder and in turn, so that one request for many windows holds up
    neither the counting nor the other requests. An idle loop sleeps in `wait`, which such a request ends. So many prompts may wait
-   and no more: the next one is refused at once.
+   and no more: the next one is refused at once, as is what could not be answered before its deadline at the pace of late.
 
 A request that fails says so to the one who asked; a defect of ours is logged whole and answered without detail. Redis being away
 ends nothing: the thread tries again until it is stopped.
@@ -127,6 +127,8 @@ class LiveQueries(threading.Thread):
         self._contexts = ContextQueries(description, state, lock, decode)
         self._open: deque[tuple[Envelope, Steps]] = deque()  # begun by the main loop
         self._waiting_prompts: set[str] = set()  # ids; added to by this thread, removed from by the main loop
+        self._pace = 0.0  # seconds that one of them took lately, counting's turns in between included
+        self._since = 0.0  # when the last one was answered, or the first one came that waits
         self._ending = threading.Event()
         self._woken = threading.Event()
 
@@ -188,6 +190,8 @@ class LiveQueries(threading.Thread):
             if self._answer(envelope, lambda steps=steps: next(steps)):
                 self._waiting_prompts.discard(envelope.id)
                 answered += 1
+                now = time.monotonic()
+                self._pace, self._since = 0.7 * self._pace + 0.3 * (now - self._since), now
             else:
                 self._open.append((envelope, steps))
             if time.monotonic() >= until:
@@ -206,16 +210,29 @@ class LiveQueries(threading.Thread):
             return
         request = envelope.request
         if isinstance(request, ContextsRequest | GateContextsRequest):
-            self._put(envelope, lambda windows: self._contexts.steps(request, windows))
+            self._answer(envelope, lambda: self._leave(envelope, request))
         elif isinstance(request, GraphRequest):
             self._answer(envelope, lambda: self._admit(envelope, request))
         else:
             self._answer(envelope, lambda: self._at_once(request))
 
     def _put(self, envelope: Envelope, begin: Callable[[EncodeWindows], Steps]) -> None:
-        """Leave a request to the main loop."""
+        """Leave a request to the main loop. Raises TooMany where it would come too late."""
+        waiting = self.waiting
+        wait = waiting * self._pace
+        if wait > envelope.deadline - time.time():
+            message = (
+                f"{waiting} requests wait for the engine's turn, some {wait:.0f} s, and nobody would wait for this one so long"
+            )
+            raise TooMany(message, retry_after=min(30, max(1, round(wait))))
+        if not waiting:
+            self._since = time.monotonic()
         self.pending.put((envelope, begin))
         self._woken.set()
+
+    def _leave(self, envelope: Envelope, request: ContextsRequest | GateContextsRequest) -> None:
+        """Leave contexts to the main loop. Raises TooMany."""
+        self._put(envelope, lambda windows: self._contexts.steps(request, windows))
 
     def _admit(self, envelope: Envelope, request: GraphRequest) -> None:
         """Leave a prompt to the main loop, if there is nothing wrong with it and not too many wait.
@@ -231,7 +248,11 @@ class LiveQueries(threading.Thread):
         if waiting >= MOST_PROMPTS:
             raise TooMany(f"{waiting} prompts wait for the engine already, and no more are taken until one is answered")
         self._waiting_prompts.add(envelope.id)
-        self._put(envelope, lambda windows: prompts.steps(prompt))
+        try:
+            self._put(envelope, lambda windows: prompts.steps(prompt))
+        except TooMany:
+            self._waiting_prompts.discard(envelope.id)
+            raise
 
     def _at_once(self, request: LiveRequest) -> LiveAnswer:
         """The answer to what does not need the main loop."""
