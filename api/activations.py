@@ -11,11 +11,11 @@ from api.answers import UploadAnswer
 from api.body import body_of, check_of
 from api.parameters import Key, Name, Wait
 from api.run import Run
-from api.uploads import SMALLER, accept
+from api.uploads import REPEATED, SMALLER, accept
 from engine.settings import Settings
 
 
-@post("/v1/activations", status_code=202, summary="Send activations", tags=["corpora"])
+@post("/v1/activations", status_code=202, summary="Send activations", tags=["corpora"], responses=REPEATED)
 async def send_activations(
     request: Request[Any, Any, Any],
     state: State,

@@ -111,7 +111,6 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
         exception_handlers=dict(HANDLERS),
         before_request=only_known_parameters,
         guards=[RefuseWhileCalibrating(state.views, settings)],
-        middleware=[state.metrics.middleware],
         openapi_config=openapi(VERSION),
         lifespan=[_until_closed],
         logging_config=None,

@@ -15,8 +15,9 @@ from rich.text import Text
 from api import key_commands, relation_commands, tables
 from api.client import Client, chunks, media_type
 from api.console import DEFAULT_URL, Key, Url, complaints, console, feature_of, patient
+from engine import logs
 from engine.errors import BadInput, NotReady, SaestreamError
-from engine.settings import load
+from engine.settings import Settings, load
 
 app = typer.Typer(
     help="Live statistics on how SAE features evolve across the layers of a language model.",
@@ -51,12 +52,12 @@ def serve(
     ] = None,
     disk_quota: Annotated[str | None, typer.Option(help="of the corpus log and what waits for it, e.g. 200GiB")] = None,
     retention: Annotated[str | None, typer.Option(help="when the quota nears, keep the oldest counted text or drop it")] = None,
+    log_format: Annotated[str | None, typer.Option(help="human or json (one object a line)")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings")] = None,
 ) -> None:
     """Serve until stopped: engine, API and private Redis. Without a model, the bundled demo model."""
     from engine.supervisor import Supervisor
 
-    _log_to_console()
     settings = load(
         config,
         model=model,
@@ -76,8 +77,43 @@ def serve(
         api_key=api_key,
         disk_quota=disk_quota,
         retention=retention,
+        log_format=log_format,
     )
+    _log(settings)
     raise typer.Exit(Supervisor(settings).run())
+
+
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Option(help="model: hub name or local folder")] = None,
+    saes: Annotated[str | None, typer.Option(help="SAEs: SAELens release, or a folder")] = None,
+    dictionary: Annotated[str | None, typer.Option(help="D0,D1,…: dictionary sizes of a run without a model")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="where the corpus log and the checkpoints live")] = None,
+    host: Annotated[str | None, typer.Option(help="address that it listens on")] = None,
+    port: Annotated[int | None, typer.Option(help="port that it listens on")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="your Redis; a private one by default")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings")] = None,
+) -> None:
+    """See whether a run can start with these settings, or how the one that runs is. Exit status 1 when something is wrong."""
+    from api.doctor import examine
+
+    settings = load(
+        config,
+        model=model,
+        saes=saes,
+        dictionary=_numbers("--dictionary", dictionary),
+        device=device,
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        redis_url=redis_url,
+    )
+    bad = False
+    for found in examine(settings):
+        console.print(tables.finding(found))
+        bad |= found.state == "wrong"
+    raise typer.Exit(int(bad))
 
 
 @app.command()
@@ -268,7 +304,10 @@ def _pair(text: str, option: str = "--pairs") -> tuple[int, int]:
     return int(up), int(down)
 
 
-def _log_to_console() -> None:
+def _log(settings: Settings) -> None:
+    """What this process logs as a server: on the console, or as the others where that is to be JSON."""
+    if settings.log_format == "json":
+        return logs.setup("supervisor", "json", settings.log_requests)
     handler = RichHandler(console=complaints, show_path=False, log_time_format="%H:%M:%S")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)

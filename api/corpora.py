@@ -15,7 +15,7 @@ from api.body import body_of, check_of
 from api.negotiation import answer
 from api.parameters import Key, Name, Wait, within
 from api.run import Run
-from api.uploads import SMALLER, accept, corpus_answer, upload_answer
+from api.uploads import REPEATED, SMALLER, accept, corpus_answer, upload_answer
 from engine.corpus.inbox import Inbox, Manifest
 from engine.errors import Unknown
 from engine.settings import Settings
@@ -28,7 +28,7 @@ Limit = Annotated[int, Parameter(description="items of a page, at most")]
 Cursor = Annotated[str | None, Parameter(description="`next` of the page before")]
 
 
-@post("/v1/corpora", status_code=202, summary="Send text", tags=["corpora"])
+@post("/v1/corpora", status_code=202, summary="Send text", tags=["corpora"], responses=REPEATED)
 async def send_text(
     request: Request[Any, Any, Any],
     state: State,

@@ -253,7 +253,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "difference": {"estimate": 0.0091, "lower": 0.0069, "upper": 0.0107, "status": "ok", "reason": None},
             }
         ],
-        "next": "1",
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
         "snapshot": _LIVE,
     },
     ("get", "/v1/compare/edges"): {
@@ -274,7 +274,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "difference": {"estimate": 0.4485, "lower": 0.2631, "upper": 0.6087, "status": "ok", "reason": None},
             }
         ],
-        "next": "1",
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
         "snapshot": _LIVE,
     },
     ("post", "/v1/watch"): {

@@ -49,6 +49,8 @@ SCHEMES = {
     "key": SecurityScheme(type="http", scheme="bearer", description="an API key of `saestream keys add`, where the server has any"),
     "password": SecurityScheme(type="http", scheme="basic", description="the key as the password, as a browser asks for it"),
 }
+SNAPSHOT_TAGS = {"statistics", "relations", "gates"}
+"""Tags of routes whose answers have the snapshot's version as their ETag, where they are not live."""
 
 DESCRIPTION = (
     "Cross-layer statistics of sparse-autoencoder features, while the text is still being counted. JSON by default, MessagePack "
@@ -102,6 +104,10 @@ def complete(app: Litestar) -> None:
                         json.examples = {"example": Example(summary="from the embedded demo", value=value)}
                     content[MSGPACK] = json
             responses.pop("400", None)  # Litestar's own idea of its validation error
+            if method == "get" and SNAPSHOT_TAGS.intersection(operation.tags or ()):
+                responses["304"] = OpenAPIResponse(
+                    description="If-None-Match names the snapshot that would be answered from; no body"
+                )
             responses["default"] = problem
             refusals = {} if path in PROBES else KEYED | (UPLOADED if method == "post" and path in UPLOADS else {})
             for status, description in refusals.items():

@@ -16,6 +16,7 @@ import socket
 import sys
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
@@ -24,6 +25,8 @@ from api.app import create_app
 from api.connection import Connection
 from api.gate import Gate
 from api.rate_limit import RateLimit
+from api.observed import Observed
+from engine import logs
 from engine.errors import AlreadyRunning, BadInput
 from engine.settings import Settings
 
@@ -87,16 +90,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 def main() -> int:
     """Serve one run; the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.setup("API", "human", log_requests=False)  # until the settings say how
     try:
         settings = read_settings()
+        logs.setup("API", settings.log_format, settings.log_requests)
         app = create_app(settings)
         bound = bind(settings.host, settings.port)
     except (BadInput, AlreadyRunning) as error:
         log.error("%s", error.message)
         return REFUSED
+    gated: Any = Gate(app, settings, RateLimit(app.state.redis, settings))
+    observed: Any = Observed(gated, app.state.metrics)  # uvicorn spells the types of ASGI in another way
     config = uvicorn.Config(
-        Gate(app, settings, RateLimit(app.state.redis, settings)),  # pyright: ignore[reportArgumentType]  (another spelling of ASGI)
+        observed,
         http=partial(Connection, settings.slow_seconds),  # pyright: ignore[reportArgumentType]  (called, never subclassed)
         ws="none",
         log_config=None,

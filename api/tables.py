@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from api.doctor import Finding
 
 MEASURE_NAMES = {"mutual_information": "MI (nats)", "activation_cosine": "act. cosine", "decoder_cosine": "dec. cosine"}
 
@@ -87,6 +90,13 @@ def _calibration(answer: Any, ratio: float) -> Text:
         return Text(f"{done}, fewer if the first upload ends there; thresholds will be {what} in them", style="yellow")
     unseen = f"; {number(never_fired)} features had not fired there, their threshold is 0" if never_fired else ""
     return Text(f"thresholds: {what} in the first {number(seen)} tokens{unseen}", style="dim")
+
+
+def finding(found: Finding) -> Text:
+    """One line of `saestream doctor`, and below it what to do."""
+    mark, style = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "wrong": ("✗", "red")}[found.state]
+    line = Text.assemble((f"{mark} {found.check}", style), f"  {found.says}")
+    return line.append(f"\n  → {found.do}", style="bold") if found.do else line
 
 
 def feature_line(answer: Any) -> Text:

@@ -34,6 +34,8 @@ from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
 from engine.encoder.encoded import Encoded
 from engine.errors import NotReady, StorageFull
+from engine.figures import Gauges
+from engine.logs import about
 from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
 from engine.views.contexts import Found, encode_windows
@@ -86,8 +88,14 @@ class Loop:
     storage_problem: str | None = None
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
+    gauges: Gauges = field(init=False)
     _beat_at: float = 0.0
+    _caught_up_at: float = 0.0
+    _began: float = 0.0  # the segment being counted
     _standing: int = 0
+
+    def __post_init__(self) -> None:
+        self.gauges = Gauges(self.corpus, self.ingest, self.live, self.state)
 
     def run(self) -> None:
         """Count until `stop` is set, then save what was counted.
@@ -115,6 +123,7 @@ class Loop:
 
     def count(self, segment: Segment) -> bool:
         """Count what is left of a segment; False when `stop` came first."""
+        self._began = time.monotonic()
         self.recall(segment)
         rest = slice(self.cursor.units, None)
         for units, encoded in self.micro_batch.encode(self.encoder.encode, segment, rest, self.make_room):
@@ -156,9 +165,19 @@ class Loop:
         self.batches = []
         self.uploads.passed([segment])
         self.ingest.consumed(segment.number)
+        self.tell(segment)
         self.answer()
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
             self.choose(clusters, segment.first_position + segment.token_count)
+
+    def tell(self, segment: Segment) -> None:
+        """Log a segment that is counted, and in lines of their own the uploads that ended in it."""
+        with about(segment=segment.number):
+            log.info("counted: %d tokens in %.2f s", segment.token_count, time.monotonic() - self._began)
+            for upload in segment.finished:
+                with about(upload=upload):
+                    account = self.state.ledger.account(upload)
+                    log.info("an upload is counted: %d tokens, %d set aside", account.tokens_counted, account.set_aside_tokens)
 
     def choose(self, clusters: Sequence[SegmentClusters], position: int) -> None:
         """Make the choices that belong to a segment's end; each may take a second, and a prompt waits for no more than one."""
@@ -232,6 +251,8 @@ class Loop:
                 checkpoints.save(self.state, self.cursor, self.fingerprint, self.convergence.save())
             self.retention.make_room(checkpoints.needed_from())
             self.storage_problem = None
+            if (last := self.checkpoints.last) is not None:
+                log.info("checkpoint saved: %d tokens in %.2f s", last.tokens, last.seconds)
         except StorageFull as error:
             log.error("no checkpoint was saved: %s", error.message)
             self.storage_problem = error.message
@@ -244,11 +265,14 @@ class Loop:
         """How the engine is."""
         last = self.checkpoints.last
         dead = [int((part.count == 0).sum()) for part in self.state.marginals]
+        queue, speed, now = self.ingest.queue_tokens, self.rate.per_second(), time.time()
+        if queue == 0 and self.publisher.tokens == self.state.tokens:
+            self._caught_up_at = now
         return StatusRecord(
             state=state,
             tokens=self.state.tokens,
-            tokens_per_second=self.rate.per_second(),
-            queue_tokens=self.ingest.queue_tokens,
+            tokens_per_second=speed,
+            queue_tokens=queue,
             layers=[
                 LayerStatus(layer=layer.layer, hook=layer.hook, features=layer.features, dead=dead[layer.layer])
                 for layer in self.description.layers
@@ -258,7 +282,9 @@ class Loop:
             checkpoint=None if last is None else CheckpointStatus(tokens=last.tokens, saved_at=last.saved_at, seconds=last.seconds),
             memory_bytes=psutil.Process().memory_info().rss,
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
-            updated_at=time.time(),
+            updated_at=now,
+            caught_up_at=self._caught_up_at,
+            figures=self.gauges.read(self.cursor, self.batches, queue, speed),
             calibration=self.calibration,
             publish_interval=self.publisher.interval,
         )

@@ -23,7 +23,7 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 
-from engine import durable
+from engine import durable, logs
 from engine.calibration import Calibration, FrozenThresholds
 from engine.calibration_pass import CalibrationPass
 from engine.corpus.inbox import Inbox
@@ -65,8 +65,8 @@ _PREDECESSOR_SECONDS = 90.0  # an engine that is still saving its checkpoint is 
 
 def main() -> int:
     """Run the engine; the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s", stream=sys.stderr)
     settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
+    logs.setup("engine", settings.log_format, settings.log_requests)
     stop = threading.Event()
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:

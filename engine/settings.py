@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     redis_url: str | None = None
     redis_prefix: str = "saestream:"
+    log_format: Literal["human", "json"] = Field(default="human", description="lines for a person, or JSON objects with ids")
+    log_requests: bool = Field(default=False, description="log every request, not only those that were slow or failed")
     threads: int = Field(default=2, ge=1, description="CPU threads of the forward pass")
 
     # who gets in

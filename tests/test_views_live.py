@@ -307,3 +307,26 @@ def test_thresholds_and_int64_tables_are_read_as_they_are(rig: Rig) -> None:
     with answering(rig, mine):
         found = rig.read(lambda views: views.similarity((0, 22), (1, 16)))
     assert found.counts.joint == int(((DENSE[0][:, 22] > 1.5) & (DENSE[1][:, 16] > 1.5)).sum())
+
+
+def test_what_can_not_be_answered_in_time_at_the_pace_of_late_is_refused_at_once(rig: Rig, state: State) -> None:
+    def slowly(positions: Sequence[int]) -> Iterator[Found]:
+        time.sleep(0.1)
+        yield from windows_of(positions)
+
+    async def one(views: Views) -> ContextsAnswer:
+        return await views.contexts([(0, 1)], 1)
+
+    async def crowd(views: Views) -> list[object]:
+        asked = [views.contexts([(0, feature)], 1, timeout=1.0) for feature in range(40)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with answering(rig, state) as queries, main_loop(queries, slowly):
+        for _ in range(5):
+            rig.read(one)
+        found = rig.read(crowd)
+        refused = [answer for answer in found if isinstance(answer, TooMany)]
+        assert len(refused) > 10 and all("wait for the engine's turn" in error.message for error in refused)
+        assert all(1 <= (error.retry_after or 0) <= 30 for error in refused)
+        assert any(isinstance(answer, ContextsAnswer) for answer in found)
+        assert rig.read(one).contexts  # who comes later is not refused for what is past

@@ -1,6 +1,6 @@
 """From a snapshot's graph to the answers about relations, one function per question.
 
-Each returns the answer without items, and all its items (at most `MOST_ITEMS`), which `engine.analysis.lists` cuts into pages.
+Each returns the answer without items, and all its items (at most `MOST_ITEMS`), which `engine.views.lists` cuts into pages.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from engine.corpus.parts import TURN_TOKENS, Part, PartReader
 from engine.corpus.segment import UNIT_TOKENS
 from engine.corpus.tokenizer import DocumentTokenizer
 from engine.errors import SaestreamError, StorageFull
+from engine.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,11 @@ class Ingest(threading.Thread):
         )
         return sealed + making + round(waiting + left)
 
+    @property
+    def queue_uploads(self) -> int:
+        """Uploads that are not wholly in the log or in the segment in the making."""
+        return sum(map(len, tuple(self._waiting.values()))) + len(self._open)
+
     # the thread
 
     def run(self) -> None:
@@ -176,12 +182,16 @@ class Ingest(threading.Thread):
 
     def _turn(self, upload: _Open) -> None:
         """Take about `TURN_TOKENS` of an upload, then let the next one go on."""
+        with about(upload=upload.manifest.id):
+            self._take(upload)
+
+    def _take(self, upload: _Open) -> None:
         manifest, taken = upload.manifest, 0
         while taken < TURN_TOKENS:
             try:
                 part = next(upload.parts)
             except (SaestreamError, OSError) as error:
-                log.error("upload %s of corpus %s is given up: %s", manifest.id, manifest.corpus, error)
+                log.error("an upload of corpus %s is given up: %s", manifest.corpus, error)
                 reason = error.message if isinstance(error, SaestreamError) else f"its body cannot be read: {error.strerror}"
                 self._making[manifest.route].fail(manifest.id, reason)
                 self._noted(manifest.route)

@@ -178,15 +178,24 @@ class Checkpoints:
             return 0
         return min(msgspec.convert(header, Manifest).cursor.segment for header in headers)
 
+    def newest_manifest(self) -> tuple[int, Manifest]:
+        """Number and manifest of the newest checkpoint, all of whose files are there in their sizes; nothing else of them is read.
+
+        Raises:
+            DamagedFile: the manifest is damaged, or a file is missing or another. FileNotFoundError: there is none, or it went.
+        """
+        number = max(self._manifests(), default=0)
+        manifest, _ = self._read_manifest(number)
+        for name, record in manifest.files.items():
+            file = self._folder(number) / name
+            require(file, "size and seal", _record(file, file.stat().st_size), record)
+        return number, manifest
+
     def _load(
         self, number: int, fingerprint: Mapping[str, str], device: torch.device, bounded: Mapping[LayerPair, RowSlots]
     ) -> Loaded:
         path = self._manifest(number)
-        header, arrays = durable.read_framed(path, MAGIC, {VERSION})
-        try:
-            manifest = msgspec.convert(header, Manifest)
-        except msgspec.ValidationError as error:
-            raise DamagedFile(f"{path} is not a manifest of this version: {error}") from error
+        manifest, arrays = self._read_manifest(number)
         require_same_run(self.root, manifest.fingerprint, fingerprint)
         thresholds = _thresholds_in(manifest.dictionaries, arrays)
         shape = RunShape.of(manifest.dictionaries, manifest.pairs, thresholds, device, gate_candidates=manifest.gate_candidates)
@@ -204,6 +213,15 @@ class Checkpoints:
         require(path, "number of tokens", manifest.tokens, state.tokens)
         self.last = Saved(state.tokens, manifest.cursor, manifest.saved_at, 0.0)
         return Loaded(state, manifest.cursor, arrays["extra"].tobytes())
+
+    def _read_manifest(self, number: int) -> tuple[Manifest, dict[str, np.ndarray]]:
+        """A manifest and its arrays. Raises DamagedFile."""
+        path = self._manifest(number)
+        header, arrays = durable.read_framed(path, MAGIC, {VERSION})
+        try:
+            return msgspec.convert(header, Manifest), arrays
+        except msgspec.ValidationError as error:
+            raise DamagedFile(f"{path} is not a manifest of this version: {error}") from error
 
     def _manifest(self, number: int) -> Path:
         return self.root / f"{number:08d}.manifest"

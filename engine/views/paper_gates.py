@@ -16,6 +16,7 @@ from engine.measures.gate_candidates import paper_rule
 from engine.measures.gates import AND, KINDS
 from engine.views.answers import live_snapshot, name, pair_names
 from engine.views.gate_answers import PaperGateAnswer, PaperGatesAnswer, PaperParentAnswer
+from engine.views.lists import MOST_ITEMS
 
 if TYPE_CHECKING:
     from engine.counts.state import State
@@ -31,8 +32,8 @@ class PaperQueries:
         self._state = state
         self._lock = lock
 
-    def gates(self, pair: tuple[int, int], threshold: float, start: int, limit: int) -> PaperGatesAnswer:
-        """Findings `start` to `start + limit − 1`, by child.
+    def gates(self, pair: tuple[int, int], threshold: float) -> tuple[PaperGatesAnswer, list[PaperGateAnswer]]:
+        """The answer, and its items by child.
 
         Raises:
             Unknown: not a layer pair of the run. BadValue: threshold out of range. Conflict: its table has dropped pairs.
@@ -62,8 +63,7 @@ class PaperQueries:
             live += int((n_j > 0).sum())
             for kind in range(2):
                 by_kind[kind] += int((found.kind == kind).sum())
-            before = sum(by_kind) - len(found.child)
-            for at in range(max(0, start - before), min(len(found.child), start + limit - before)):
+            for at in range(min(len(found.child), MOST_ITEMS - len(items))):
                 child, kind, parents = int(found.child[at]), int(found.kind[at]), found.parents[at].tolist()
                 told = [
                     PaperParentAnswer(
@@ -82,16 +82,16 @@ class PaperQueries:
                         parents=told,
                     )
                 )
-        total = sum(by_kind)
-        return PaperGatesAnswer(
+        answer = PaperGatesAnswer(
             rule="paper_rule",
             threshold=threshold,
             pair=pair,
             ands=by_kind[0],
             ors=by_kind[1],
             live=live,
-            total=total,
-            items=items,
-            next=str(start + limit) if start + limit < total else None,
+            total=sum(by_kind),
+            items=[],
+            next=None,
             snapshot=live_snapshot(tokens),
         )
+        return answer, items

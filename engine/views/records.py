@@ -247,6 +247,29 @@ class CalibrationStatus(msgspec.Struct, frozen=True, kw_only=True):
     never_fired: list[int]
 
 
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the engine is with what has arrived (`engine.figures` says what each stage is).
+
+    Attributes:
+        tokens_received, tokens_durable: acknowledged, and sealed in the log; tokens_waiting: of the latter, those not counted.
+        replay_left: tokens that are counted again after a restart, still to come; replay_per_second: how fast, 0 when none is left.
+        set_aside_documents, set_aside_tokens: what was taken and can't be counted.
+        uploads_waiting: not wholly in the log; segments_waiting: not wholly counted.
+        questions_waiting: prompts and contexts that wait for the encoder.
+    """
+
+    tokens_received: int = 0
+    tokens_durable: int = 0
+    tokens_waiting: int = 0
+    replay_left: int = 0
+    replay_per_second: float = 0.0
+    set_aside_documents: int = 0
+    set_aside_tokens: int = 0
+    uploads_waiting: int = 0
+    segments_waiting: int = 0
+    questions_waiting: int = 0
+
+
 EngineState = Literal["starting", "calibrating", "recovering", "counting", "idle", "stopping"]
 
 
@@ -271,7 +294,7 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How the engine is. `problem` is a sentence for the user about what it can't do at the moment, or None; `calibration` is None
     where the threshold is absolute. `publish_interval` are the seconds from one snapshot to the next as the publisher paces itself
-    now: the setting, or more where a publish takes long."""
+    now: the setting, or more where a publish takes long. `caught_up_at`: when the snapshot last held all that had arrived."""
 
     state: EngineState
     tokens: int
@@ -286,6 +309,8 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     calibration: CalibrationStatus | None = None
     publish_interval: float = 0.0
     tables: list[TableStatus] = []
+    caught_up_at: float = 0.0
+    figures: Figures = Figures()
 
 
 class FrequencyEffects(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
@@ -17,11 +18,13 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from engine import errors
 from engine.errors import NotReady, SaestreamError, TooMany
+from engine.logs import current
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, CorpusFeatureAnswer, PinAnswer, PinnedAnswer
 from engine.views.gate_answers import GateParentAnswer, Kind, PaperGatesAnswer
 from engine.views.graph_answers import GraphAnswer, GraphRequest
 from engine.views.keys import Keys
+from engine.views.lists import Page
 from engine.views.records import Direction
 
 MOST_WAITING = 1_000
@@ -65,24 +68,22 @@ class CorpusFeatureRequest(msgspec.Struct, frozen=True, tag="corpus feature"):
 
 
 class CompareRequest(msgspec.Struct, frozen=True, tag="compare"):
-    """Features of a layer (None: of all) by how much their densities in two corpora differ, a part of the ranking."""
+    """Features of a layer (None: of all) by how much their densities in two corpora differ, a page of the ranking."""
 
     a: str
     b: str
     layer: int | None = None
-    start: int = 0
-    limit: int = 100
+    page: Page = Page()
 
 
 class CompareEdgesRequest(msgspec.Struct, frozen=True, tag="compare edges"):
-    """Watched pairs of a layer pair by how much a measure in two corpora differs, a part of the ranking."""
+    """Watched pairs of a layer pair by how much a measure in two corpora differs, a page of the ranking."""
 
     a: str
     b: str
     pair: tuple[int, int]
     measure: str = "jaccard"
-    start: int = 0
-    limit: int = 100
+    page: Page = Page()
 
 
 class PinRequest(msgspec.Struct, frozen=True, tag="pin"):
@@ -108,12 +109,11 @@ class GateContextsRequest(msgspec.Struct, frozen=True, tag="gate contexts"):
 
 
 class PaperGatesRequest(msgspec.Struct, frozen=True, tag="paper gates"):
-    """What the paper's rule takes for gates in one layer pair, a part of the list by child."""
+    """What the paper's rule takes for gates in one layer pair, a page of the list by child."""
 
     pair: tuple[int, int]
     threshold: float = 0.999
-    start: int = 0
-    limit: int = 100
+    page: Page = Page()
 
 
 LiveRequest = (
@@ -229,11 +229,13 @@ class GateContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way; `deadline` in Unix seconds."""
+    """A request on its way: sent and of use until when (Unix seconds), and the id of the HTTP request that it is for."""
 
     id: str
     deadline: float
     request: LiveRequest
+    sent_at: float = msgspec.field(default_factory=time.time)
+    asked_by: str = msgspec.field(default_factory=partial(current, "request"))
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
