@@ -24,8 +24,8 @@ from pydantic import ValidationError
 from api.app import create_app
 from api.connection import Connection
 from api.gate import Gate
-from api.rate_limit import RateLimit
 from api.observed import Observed
+from api.rate_limit import RateLimit
 from engine import logs
 from engine.errors import AlreadyRunning, BadInput
 from engine.settings import Settings
