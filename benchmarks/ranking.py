@@ -6,9 +6,9 @@ One core. "published lists" is what a publish does for a layer pair: the union o
 and by the four lower bounds. "by Jaccard" is one measure alone, in one pass over the table; against it what torch has: the measure
 of every cell, dense, then `topk` along the rows and along the columns, a block of the table at a time.
 
-What can't be beaten: the table is read once, and the cheapest score, Jaccard, is computed of every cell with support for each of the
-measures and held against what its row and its column keep; both at the rate measured in the same run on the same table, the larger
-of the two.
+What can't be beaten: the table is read once, and the cheapest score, Jaccard, is computed of every cell with support for each of
+the measures and held against what its row and its column keep; both at the rate measured in the same run on the same table, the
+larger of the two.
 """
 
 import logging

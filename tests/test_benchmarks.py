@@ -149,6 +149,7 @@ def test_a_picture_is_the_same_each_time_and_knows_light_and_dark(quick: dict[st
 
 def test_the_readme_shows_the_rows_that_there_are() -> None:
     readme = tables.README.read_text(encoding="utf-8")
-    assert tables.put_in(readme, tables.table(rows.read())) == readme
+    assert tables.put_in(readme, plots.block(rows.read())) == readme, "rows have come: make plots"
     named = re.findall(r"\(docs/performance/([^)]+)\)", readme)
     assert all((plots.PICTURES / name).exists() for name in named)
+    assert plots.ABOUT.keys() == figures.FIGURES.keys()

@@ -18,9 +18,9 @@ differences below some 10 % mean nothing):
   and a list of touched cells: 12 ns per touched cell for the write-back alone. THICK from 0.25 to 2 made no difference.
 - A thick row takes 2 ns an update in its buffer: count and product lie side by side in one 16-byte cell that is added to in one
   operation, and 393 kB fit in L2.
-- The same loops in C are no faster, so there is no compiled extension: gcc 12 -O3 -march=native makes 155 / 252 / 314 million updates
-  a second at L0 = 20 / 60 / 120 where numba makes 231 / 395 / 541, and 245 against 241 in batches of 512 tokens (an EPYC, AVX-512,
-  D = 12,288, T = 32,768 and for L0 = 120 16,384; CPU time beside other programs).
+- The same loops in C are no faster, so there is no compiled extension: gcc 12 -O3 -march=native makes 155 / 252 / 314 million
+  updates a second at L0 = 20 / 60 / 120 where numba makes 231 / 395 / 541, and 245 against 241 in batches of 512 tokens (an EPYC,
+  AVX-512, D = 12,288, T = 32,768 and for L0 = 120 16,384; CPU time beside other programs).
 - A table whose columns are ordered by frequency would share the lines of the hot cells: 28 M instead of 46 M cache lines in thin
   rows, 0.70 s instead of 0.80 for the batch, and 32 instead of 51 µs a token at T = 512, where little is touched twice. Not done:
   every reader of a table would have to know the order.
@@ -212,9 +212,9 @@ def prefetch_cells(
     offsets: np.ndarray,
     indices: np.ndarray,
     row_counts: np.ndarray,
-    count_step: int,
+    count_step: np.uint64,
     row_products: np.ndarray,
-    product_step: int,
+    product_step: np.uint64,
     apart: bool,
 ) -> None:
     """The cells of a table row that this token will touch; `apart`: its counts are elsewhere."""
