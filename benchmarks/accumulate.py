@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from benchmarks.pair_products import DenseMatmuls, ScipySparse, TorchSparse
 from benchmarks.rows import Timing, command, measure, one_core, row
 from benchmarks.shapes import DEMO, GEMMA_16K, GPT2, TINY, WIDE_1M, WIDE_65K, Shape
 from kernels import accumulate
+from kernels.tables import zero_tables
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,8 @@ DENSE_DEFAULT = 1_024
 
 
 def empty_tables(features: int) -> tuple[Tensor, Tensor]:
-    """int32 [features, features, 2] and float64 [features, features], written once so that no timing pays for page faults. numpy
-    asks for huge pages."""
-    counts = torch.from_numpy(np.zeros((features, features, 2), np.int32))
-    products = torch.from_numpy(np.zeros((features, features)))
+    """int32 [features, features, 2] and float64 [features, features], written once so that no timing pays for page faults."""
+    counts, products = zero_tables(features, features)
     return counts.fill_(1).zero_(), products.fill_(1).zero_()
 
 

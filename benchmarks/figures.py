@@ -4,6 +4,7 @@ Colours stand for names of the style sheet that `benchmarks.plots` puts into eac
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -118,9 +119,32 @@ def loop(rows: Rows) -> go.Figure | None:
     return _styled(figure, f"The demo, end to end: {whole:,.0f} tokens/s", run, 150 + 24 * len(inside))
 
 
+def gpu(rows: Rows) -> go.Figure | None:
+    """Every way to accumulate on a GPU, in the batches that most of them were measured in."""
+    run = [one for one in newest(rows, "gpu_accumulate") if one["seconds"]]
+    if not run:
+        return None
+    size = Counter((one["sizes"]["L0"], one["sizes"]["tokens"]) for one in run if "cells" in one).most_common(1)
+    there = {
+        one["variant"]: one
+        for one in run
+        if not size or (one["sizes"]["L0"], one["sizes"]["tokens"]) == size[0][0] or "cells" not in one
+    }
+    order = sorted(there, key=lambda variant: there[variant]["tokens_per_second_of_11_pairs"])
+    values = [there[variant]["tokens_per_second_of_11_pairs"] for variant in order]
+    bound = max(one["sizes"]["tokens"] / one["bound_seconds"] / 11 for one in there.values())
+    figure = go.Figure()
+    figure.add_bar(x=values, y=order, orientation="h", marker_color=OURS, width=0.6, text=[f"{value:,.0f}" for value in values])
+    figure.update_traces(textposition="outside", cliponaxis=False, textfont_color=INK)
+    for name, at in (("goal", there[order[-1]]["goal"]), ("bound", bound)):
+        figure.add_vline(x=at, line={"color": QUIET, "dash": "dot", "width": 1}, annotation_text=name)
+    figure.update_xaxes(type="log", dtick=1, title="tokens per second over 11 layer pairs")
+    return _styled(figure, "Accumulate on a GPU, GPT-2 small's size", run, 150 + 22 * len(order))
+
+
 def _last(rows: Rows) -> list[dict[str, Any]]:
-    """Of every benchmark and variant the rows of its last run, without what is only there to be compared with."""
-    kinds = dict.fromkeys((one["benchmark"], one["variant"]) for one in rows)
+    """Of every benchmark on the CPU and variant the rows of its last run, without what is only there to be compared with."""
+    kinds = dict.fromkeys((one["benchmark"], one["variant"]) for one in rows if "gpu" not in one["machine"])
     against = {(one["benchmark"], name) for one in rows for name in (one.get("baseline"), *one.get("ratios", ()))}
     return [one for kind in kinds if kind not in against for one in newest(rows, *kind)]
 
@@ -179,5 +203,6 @@ FIGURES: Mapping[str, Callable[[Rows], go.Figure | None]] = {
     "growth": growth,
     "distances": distances,
     "loop": loop,
+    "gpu": gpu,
 }
 """By the name of the picture."""

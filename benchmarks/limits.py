@@ -3,9 +3,8 @@
 Rates of one core, on the tables that are counted into:
 
 1. *stream*: every cell of a table is read, added to and written, in order. Memory bandwidth, both ways.
-2. *line*: cells of a pair's two tables are added to row by row, in random order within a row, prefetched some ahead: the rate of
-   touched cache lines, one of either table. (In random order over the whole table it is ten times slower, for lack of a TLB that
-   large: no kernel has to do that.)
+2. *line*: cells are added to row by row, in random order within a row, prefetched some ahead: the rate of touched cache lines. (In
+   random order over the whole table it is ten times slower, for lack of a TLB that large: no kernel has to do that.)
 3. *cell*: the downstream entries of a batch are added into one row's buffer that stays in L2: the rate of an update when nothing
    has to come from memory.
 
@@ -22,10 +21,11 @@ import numpy as np
 from torch import Tensor
 
 from kernels import Csr
+from kernels.cpu.accumulate import Cells
 from kernels.cpu.native import add_to_cell, prefetch
 
-CELLS_PER_LINE = 8  # of either table: two int32 counts, or one float64
-CELL_BYTES = 16  # of both tables
+CELL_BYTES = 16  # two int32 counts and a float64 (`kernels.tables`)
+CELLS_PER_LINE = 4
 AHEAD = (16, 32, 64)  # cells prefetched ahead; the fastest is taken
 MOST_CELLS = 1 << 22  # random cells that are touched
 STREAMED = 1 << 27  # bytes: four times the largest L3 here, if the table has as many
@@ -40,7 +40,7 @@ class Limits(NamedTuple):
     stream: float
     """Bytes per second, read and written bytes both counted."""
     line: float
-    """Seconds per pair of cache lines."""
+    """Seconds per cache line."""
     cell: float
     """Seconds per update in a row buffer."""
 
@@ -54,8 +54,8 @@ class Limits(NamedTuple):
 
 
 class PairWork(NamedTuple):
-    """What has to be done for a batch of one layer pair, however it is done: distinct cache lines that each row touches in either
-    table, int64 `[Du]`, and updates in all."""
+    """What has to be done for a batch of one layer pair, however it is done: distinct cache lines that each row touches, int64
+    `[Du]`, and updates in all."""
 
     lines: np.ndarray
     updates: int
@@ -78,9 +78,9 @@ class PairWork(NamedTuple):
 
 
 def measure_limits(counts: Tensor, products: Tensor, down: Csr) -> Limits:
-    """Measured on tables int32 [D, D, 2] and float64 [D, D], whose cells change, and the entries of a batch."""
-    features = products.shape[0]
-    flat_counts, flat_products = counts.numpy().reshape(-1), products.numpy().reshape(-1)
+    """Measured on the tables of `zero_tables(D, D)`, whose cells change, and the entries of a batch."""
+    features, table = products.shape[0], Cells.of(counts, products)
+    flat_counts, flat_products = table.counts.reshape(-1), table.products.reshape(-1)
     part = flat_products[: STREAMED // flat_products.itemsize]
     repeats = max(1, STREAMED // part.nbytes)
     random = np.random.default_rng(0)
@@ -156,11 +156,10 @@ def _sum_of_all(cells: np.ndarray, repeats: int) -> float:
 def _add_to(cells: np.ndarray, counts: np.ndarray, products: np.ndarray, ahead: int) -> None:
     last = len(cells) - 1
     for at in range(len(cells)):
-        coming, cell = cells[min(at + ahead, last)], cells[at]
-        prefetch(counts, np.uint64(2) * coming)
-        prefetch(products, coming)
-        counts[np.uint64(2) * cell] += 1
-        products[cell] += 0.5
+        cell = cells[at]
+        prefetch(products, np.uint64(2) * cells[min(at + ahead, last)])
+        counts[np.uint64(4) * cell + np.uint64(2)] += 1
+        products[np.uint64(2) * cell] += 0.5
 
 
 @numba.njit(nogil=True, cache=True)

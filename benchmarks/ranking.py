@@ -6,9 +6,9 @@ One core. "published lists" is what a publish does for a layer pair: the union o
 and by the four lower bounds. "by Jaccard" is one measure alone, in one pass over the table; against it what torch has: the measure
 of every cell, dense, then `topk` along the rows and along the columns, a block of the table at a time.
 
-What can't be beaten: the table's counts are read once (products are needed only where a count has the support), and the cheapest
-score, Jaccard, is computed of every cell with support for each of the measures and held against what its row and its column keep;
-both at the rate measured in the same run on the same table, the larger of the two.
+What can't be beaten: the table is read once, and the cheapest score, Jaccard, is computed of every cell with support for each of
+the measures and held against what its row and its column keep; both at the rate measured in the same run on the same table, the
+larger of the two.
 """
 
 import logging
@@ -32,6 +32,7 @@ from engine.counts.shape import RunShape
 from engine.views.effects import PairEffects
 from engine.views.ranking import Side, best_cells, rank_pair
 from kernels import EFFECT_BINS, RANKED
+from kernels.cpu.accumulate import Cells
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ K, MIN_SUPPORT = 20, 10  # the defaults of the settings
 DESIGN_EFFECT = 2.0  # of every bound: tokens of a document are dependent
 BLOCK_CELLS = 1 << 24
 BASELINE = "torch topk of dense Jaccard"
-BOUND = "counts read once, or a score of every cell with support for each measure, at the rates measured in this run"
+BOUND = "the table read once, or a score of every cell with support for each measure, at the rates measured in this run"
 SCORED = 1 << 22  # cells with support that the rate of scores is measured on
 
 
@@ -123,9 +124,9 @@ def _scores(up, down, joint, n_up, n_down, of_row, of_column):
 def ranking_rows(shape: Shape, tokens: int, batch: int, repeats: int) -> Iterator[dict[str, object]]:
     """All arms on one table."""
     counted = Counted.of(shape, tokens, batch)
-    counts = counted.table.counts.numpy()
-    read, score = counts.nbytes / read_bytes_per_second(counts), score_seconds(counted)
-    supported = sum(len(cells.joint) for cells in counted.table.supported(MIN_SUPPORT))
+    cells = Cells.of(counted.table.counts, counted.table.products).products
+    read, score = cells.nbytes / read_bytes_per_second(cells), score_seconds(counted)
+    supported = sum(len(part.joint) for part in counted.table.supported(MIN_SUPPORT))
     arms = {"published lists": counted.lists, "by Jaccard": counted.by_jaccard, BASELINE: counted.by_torch}
     timings = {variant: measure(arm, 1 if variant == BASELINE else repeats) for variant, arm in arms.items()}
     sizes = {"D": shape.features, "L0": shape.active, "tokens": tokens, "k": K, "cells_with_support": supported}

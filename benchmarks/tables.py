@@ -116,12 +116,28 @@ def of_loop(one: Row) -> Line:
     return "the demo, end to end", f"{one['tokens_per_second']:,.0f} tokens/s", against, f"{one['distance']:.1f}", ""
 
 
+def of_gpu(one: Row) -> Line:
+    what = f"accumulate on the GPU, {one['variant']}, L0 {one['sizes'].get('L0')}, {one['sizes'].get('tokens', 0):,} tokens"
+    if one["seconds"] is None:
+        return what, one["missed"], "", "", ""
+    rate = f"{thousands(one['tokens_per_second_of_11_pairs'])} tokens/s over 11 layer pairs"
+    against = f"{times(one['ratio'])} {one['baseline']}" if "ratio" in one else ""
+    return what, rate, against, f"{one['distance']:.1f}", reached(f"{one['goal'] / 1e6:.0f} M tokens/s", one["goal_ratio"])
+
+
+def of_gpu_run(one: Row) -> Line:
+    rate = f"{thousands(one['tokens_per_second'])} tokens/s, statistics {100 * one['share']:.1f} % of the time"
+    wanted = f"10 M tokens in {one['goal']:.0f} s"
+    return f"10 M tokens end to end on the GPU, {one['variant']}", rate, "", "", reached(wanted, one["goal_ratio"])
+
+
 def goal(one: Row) -> str:
     """What was to be reached, and whether it was."""
-    if "goal" not in one:
-        return ""
-    ratio = one["goal_ratio"]
-    return f"{one['goal']}: {'met' if ratio >= 1 else '**missed**'} ({ratio:.2f})"
+    return reached(one["goal"], one["goal_ratio"]) if "goal" in one else ""
+
+
+def reached(wanted: str, ratio: float) -> str:
+    return f"{wanted}: {'met' if ratio >= 1 else '**missed**'} ({ratio:.2f})"
 
 
 def seconds(one: Row) -> str:
@@ -137,7 +153,7 @@ def thousands(value: float) -> str:
     return f"{value / 1000:,.0f} k" if value >= 10_000 else f"{value:,.0f}"
 
 
-LINES: Mapping[tuple[str, str], Callable[[Row], Line]] = {
+LINES: Mapping[tuple[str, str | None], Callable[[Row], Line]] = {
     ("loop", "all of it"): of_loop,
     ("accumulate", "numba"): of_accumulate,
     ("accumulate", "numba, 2 cores"): of_accumulate,
@@ -151,5 +167,7 @@ LINES: Mapping[tuple[str, str], Callable[[Row], Line]] = {
     ("ranking", "published lists"): of_ranking,
     ("publish", "everything"): of_publish,
     ("publish", "after 512 tokens"): of_publish,
+    ("gpu_accumulate", "rows"): of_gpu,
+    ("gpu_end_to_end", None): of_gpu_run,
 }
-"""Benchmark and variant, in the order of the table."""
+"""Benchmark and variant (None: all), in the order of the table."""

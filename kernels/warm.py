@@ -39,6 +39,7 @@ from kernels import (
     silencers,
 )
 from kernels.cpu.bounded import BoundedRows
+from kernels.tables import together, zero_tables
 
 
 def warm() -> None:
@@ -46,7 +47,8 @@ def warm() -> None:
     batch = compact(torch.eye(2, 3))
     halves, active = torch.zeros(2, dtype=torch.uint8), np.zeros((3, 2), np.int64)
     for count_type, up_limited, down_limited in itertools.product((torch.int32, torch.int64), (False, True), (False, True)):
-        counts, products = torch.zeros(3, 3, 2, dtype=count_type), torch.zeros(3, 3, dtype=torch.float64)
+        counts, products = zero_tables(3, 3)
+        counts = counts.to(count_type)
         for limit_type in (torch.float32, torch.float64):
             limits = torch.zeros(3, dtype=limit_type)
             up_limits, down_limits = (limits if limited else None for limited in (up_limited, down_limited))
@@ -64,7 +66,7 @@ def warm() -> None:
                 look()
             rows.unpack(0, 0, 1, rows.packed(0, 0, 1))
         half_lists(counts.numpy(), active, active, 1, 1, 1)
-        CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer(0, counts.numpy())
+        CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer(0, together(counts.numpy()))
         CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer_cells(
             *(np.zeros(1, np.int32),) * 2, *(np.zeros(1, np.int64),) * 2
         )

@@ -120,6 +120,22 @@ def test_the_table_and_the_pictures_are_made_of_the_rows(quick: dict[str, list[d
     assert not any(DenseMatmuls.name in name for name in distances.data[0].y)
 
 
+def test_rows_of_a_gpu_get_a_picture_of_their_own_and_lines_in_the_table(quick: dict[str, list[dict[str, Any]]]) -> None:
+    def one(variant: str, rate: float) -> dict[str, Any]:
+        rates = {"tokens_per_second_of_11_pairs": rate, "goal": 4e6, "goal_ratio": rate / 4e6}
+        sizes = {"D": 24_576, "tokens": 65_536, "L0": 60}
+        more = rates | {"cells": 1, "bound": "b", "bound_seconds": 0.1, "distance": 2.0}
+        return rows.row("gpu_accumulate", variant, sizes, rows.Timing.of([0.2], [0.2]), **more) | {"machine": machine}
+
+    machine = quick["accumulate"][0]["machine"] | {"gpu": "a GPU"}
+    there = [*quick["accumulate"], one("rows", 5e6), one("atomics", 1e6)]
+    figure, distances = figures.gpu(there), figures.distances(there)
+    assert figure is not None and distances is not None
+    assert list(figure.data[0].y) == ["atomics", "rows"] and list(figure.data[0].x) == [1e6, 5e6]
+    assert not any("gpu" in name for name in distances.data[0].y)
+    assert "5,000 k tokens/s over 11 layer pairs |  | 2.0 | 4 M tokens/s: met (1.25)" in tables.table(there)
+
+
 def test_a_picture_is_the_same_each_time_and_knows_light_and_dark(quick: dict[str, list[dict[str, Any]]]) -> None:
     figure = figures.speed(quick["accumulate"])
     assert figure is not None
@@ -133,6 +149,7 @@ def test_a_picture_is_the_same_each_time_and_knows_light_and_dark(quick: dict[st
 
 def test_the_readme_shows_the_rows_that_there_are() -> None:
     readme = tables.README.read_text(encoding="utf-8")
-    assert tables.put_in(readme, tables.table(rows.read())) == readme
+    assert tables.put_in(readme, plots.block(rows.read())) == readme, "rows have come: make plots"
     named = re.findall(r"\(docs/performance/([^)]+)\)", readme)
     assert all((plots.PICTURES / name).exists() for name in named)
+    assert plots.ABOUT.keys() == figures.FIGURES.keys()

@@ -12,6 +12,7 @@ from kernel_forms import Form, on_cpu, triton_form
 from engine.measures import PairCounts, estimates
 from engine.measures.bounds import tempered_bounds
 from kernels import RANKED, BestCells, Csr, Features, accumulate, compact, reference
+from kernels.tables import together, zero_tables
 
 UP, DOWN = 37, 70  # prime, and no multiple of any block: neither 8 x 64 pairs nor 64 features
 
@@ -122,6 +123,24 @@ def test_accumulate_equals_the_reference(
     form.accumulate(*batch, halves_of(batch[0]), *limits, *found)
     reference.accumulate(*batch, halves_of(batch[0]), *limits, *expected)
     assert_same_tables(found, expected)
+
+
+@by_shape
+@pytest.mark.parametrize("thresholds", [False, True], ids=["no-thresholds", "thresholds"])
+@pytest.mark.parametrize("promoted", [False, True], ids=["int32-beside-the-products", "int64-elsewhere"])
+def test_accumulate_fills_a_table_whose_cells_lie_side_by_side(
+    up: torch.Tensor, down: torch.Tensor, thresholds: bool, promoted: bool
+) -> None:
+    batch = reference.compact(up), reference.compact(down)
+    limits = (torch.linspace(0, 1, up.shape[1]), torch.linspace(1, 0, down.shape[1])) if thresholds else (None, None)
+    counts, products = zero_tables(up.shape[1], down.shape[1])
+    found = counts.to(torch.int64) if promoted else counts, products
+    expected = tables(up.shape[1], down.shape[1], found[0].dtype)
+    for _ in range(2):
+        accumulate(*batch, halves_of(batch[0]), *limits, *found)
+        reference.accumulate(*batch, halves_of(batch[0]), *limits, *expected)
+    assert_same_tables(found, expected)
+    assert promoted or np.array_equal(together(counts.numpy()), expected[0].numpy())
 
 
 def test_a_threshold_that_is_met_exactly_does_not_count(form: Form) -> None:

@@ -16,6 +16,7 @@ from engine.counts.joint_table import JointTable, PairCells
 from engine.counts.part import Place, StatePart
 from engine.counts.shape import RunShape
 from kernels import CandidateLists, accumulate, likely_children, reserve
+from kernels.tables import together, zero_tables
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
@@ -54,10 +55,8 @@ class PairTable(StatePart, JointTable):
 
     @classmethod
     def zero(cls, shape: RunShape, place: Place) -> Self:
-        size = tuple(shape.dictionaries[layer] for layer in place)
-        # numpy asks the kernel for huge pages and torch.zeros does not: 10 % of the time of a small batch at D = 24,576.
-        counts, products = torch.from_numpy(np.zeros((*size, 2), np.int32)), torch.from_numpy(np.zeros(size))
-        return cls(shape, place, counts.to(shape.device), products.to(shape.device))
+        up, down = place
+        return cls(shape, place, *zero_tables(shape.dictionaries[up], shape.dictionaries[down], shape.device))
 
     def make_room(self, batch: SparseBatch) -> None:
         self._make_room(batch.tokens)
@@ -121,8 +120,8 @@ class PairTable(StatePart, JointTable):
         return self._halves((slice(None, None, max(1, math.prod(self.size) // cells)),)).reshape(-1, 2)
 
     def offer_candidates(self, lists: CandidateLists) -> None:
-        for block in self.blocks():
-            lists.offer(block.start, np.ascontiguousarray(self._halves(block)))
+        for block in self.blocks_of(max(1, _RANKED_CELLS // self.size[1])):
+            lists.offer(block.start, together(self._halves(block)))
 
     def likely_children(
         self, least: np.ndarray, most: np.ndarray, needed: np.ndarray, covered: np.ndarray
@@ -170,6 +169,8 @@ class PairTable(StatePart, JointTable):
 
     def largest(self) -> int:
         """The largest count in the table."""
+        if self.counts.device.type == "cpu":
+            return max(int(together(self._halves(block)).max()) for block in self.blocks())
         return int(self.counts.max())
 
     def blocks(self) -> Sequence[slice]:
