@@ -6,6 +6,7 @@
   are timed once a dictionary on fewer tokens, per token.
 - The bound is that of `benchmarks.limits`, of the same batch and measured in the same run.
 - Goals are updates (joint activations, Σ_t |up_t|·|down_t|) per second and core at T = 65,536, both statistics.
+- Rates, ratios and distances are by CPU time, that of one core; with two cores by the clock.
 - One layer pair of each shape: pairs are counted one after the other, so that the others cost the same again (`benchmarks.growth`).
 """
 
@@ -86,7 +87,7 @@ def shape_rows(shape: Shape, cases: list[Case], repeats: int) -> Iterator[dict[s
     with one_core():
         dense = _dense_timing(shape, max(1, repeats // 2))
     tokens = DENSE_TOKENS.get(shape, DENSE_DEFAULT)
-    log.info("%s, %s: %.1f tokens/s", shape.name, DenseMatmuls.name, tokens / dense.p50)
+    log.info("%s, %s: %.1f tokens/s", shape.name, DenseMatmuls.name, tokens / dense.cpu_p50)
     tables, limits = empty_tables(shape.features), None
     for case in cases:
         batch = pair_batch(case.tokens, shape.features, case.active)
@@ -97,7 +98,7 @@ def shape_rows(shape: Shape, cases: list[Case], repeats: int) -> Iterator[dict[s
                 yield _dense_row(shape, tokens, dense, limits)
             others = _sparse_rows(case, batch, limits) if case.against else {}
         yield from others.values()
-        yield _own_row(case, batch, tables, limits, {DenseMatmuls.name: dense.p50 / tokens * case.tokens}, others, repeats)
+        yield _own_row(case, batch, tables, limits, {DenseMatmuls.name: dense.cpu_p50 / tokens * case.tokens}, others, repeats)
 
 
 def _own_row(
@@ -113,15 +114,15 @@ def _own_row(
     add = partial(accumulate, batch.up, batch.down, halves_of(case.tokens), None, None, *tables)
     with one_core() if case.cores == 1 else nullcontext():
         timing = measure(add, repeats)
-    seconds |= {name: other["seconds"]["p50"] for name, other in others.items()}
-    ratios = {name: took / timing.p50 for name, took in seconds.items()}
-    rate, goals = batch.updates / timing.p50, {}
+    seconds |= {name: other["seconds"]["cpu_p50"] for name, other in others.items()}
+    ratios = {name: took / _seconds(case, timing) for name, took in seconds.items()}
+    rate, goals = batch.updates / _seconds(case, timing), {}
     if case.tokens == GOAL_TOKENS and case.cores == 1 and case.shape == GPT2:
         goals = {"goal": f"{GOALS[case.active] / 1e6:.0f} million updates/s a core", "goal_ratio": rate / GOALS[case.active]}
         goals["extension_goal_ratio"] = rate / EXTENSION_GOALS[case.active]
     log.info(
-        "%s, L0 = %d, T = %d, %d cores: %.0f M updates/s (%.0f by CPU time), %s, goal %s",
-        *(case.shape.name, case.active, case.tokens, case.cores, rate / 1e6, batch.updates / timing.cpu_p50 / 1e6),
+        "%s, L0 = %d, T = %d, %d cores: %.0f M updates/s, %s, goal %s",
+        *(case.shape.name, case.active, case.tokens, case.cores, rate / 1e6),
         ", ".join(f"{ratio:.1f} times {name}" for name, ratio in ratios.items()),
         goals.get("goal_ratio"),
     )
@@ -140,13 +141,16 @@ def _more(case: Case, batch: PairBatch, timing: Timing, limits: Limits) -> dict[
     bound = PairWork.of(*batch, case.shape.features).seconds(limits) / case.cores
     return {
         "shape": case.shape.name,
-        "tokens_per_second": case.tokens / timing.p50,
-        "updates_per_second": batch.updates / timing.p50,
-        "updates_per_cpu_second": batch.updates / timing.cpu_p50,
+        "tokens_per_second": case.tokens / _seconds(case, timing),
+        "updates_per_second": batch.updates / _seconds(case, timing),
         "bound": BOUND,
         "bound_seconds": bound,
-        "distance": timing.p50 / bound,
+        "distance": _seconds(case, timing) / bound,
     }
+
+
+def _seconds(case: Case, timing: Timing) -> float:
+    return timing.cpu_p50 if case.cores == 1 else timing.p50
 
 
 def _sparse_rows(case: Case, batch: PairBatch, limits: Limits | None) -> dict[str, dict]:
@@ -154,9 +158,9 @@ def _sparse_rows(case: Case, batch: PairBatch, limits: Limits | None) -> dict[st
     found = {}
     for product in (ScipySparse, TorchSparse):
         timing = measure(product(batch, case.shape.features), 1, warmups=0)
-        rate = {"shape": case.shape.name, "tokens_per_second": case.tokens / timing.p50}
+        rate = {"shape": case.shape.name, "tokens_per_second": case.tokens / timing.cpu_p50}
         more = _more(case, batch, timing, limits) if limits else rate
-        log.info("%s, L0 = %d, T = %d, %s: %.2f s", case.shape.name, case.active, case.tokens, product.name, timing.p50)
+        log.info("%s, L0 = %d, T = %d, %s: %.2f s", case.shape.name, case.active, case.tokens, product.name, timing.cpu_p50)
         found[product.name] = row("accumulate", product.name, case.sizes(), timing, **more)
     return found
 

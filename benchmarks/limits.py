@@ -102,13 +102,6 @@ def read_bytes_per_second(array: np.ndarray) -> float:
     return repeats * flat.nbytes / fastest(_sum_of_all, flat, repeats)
 
 
-def random_update_seconds(table: Tensor) -> float:
-    """Seconds per random read-modify-write of a cell of an integer table, prefetched: for tables that fit in a cache."""
-    flat = table.numpy().reshape(-1)
-    cells = np.random.default_rng(0).integers(0, len(flat), MOST_CELLS).astype(np.uint64)
-    return min(fastest(_add_one_to, cells, flat, ahead) for ahead in AHEAD) / len(cells)
-
-
 def fastest(call: Callable[..., object], *given: object) -> float:
     """CPU seconds of the fastest of three calls, after one that compiles and brings in."""
     call(*given)
@@ -160,14 +153,6 @@ def _add_to(cells: np.ndarray, counts: np.ndarray, products: np.ndarray, ahead: 
         prefetch(products, np.uint64(2) * cells[min(at + ahead, last)])
         counts[np.uint64(4) * cell + np.uint64(2)] += 1
         products[np.uint64(2) * cell] += 0.5
-
-
-@numba.njit(nogil=True, cache=True)
-def _add_one_to(cells: np.ndarray, table: np.ndarray, ahead: int) -> None:
-    last = len(cells) - 1
-    for at in range(len(cells)):
-        prefetch(table, cells[min(at + ahead, last)])
-        table[cells[at]] += 1
 
 
 @numba.njit(nogil=True, cache=True)

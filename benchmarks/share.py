@@ -1,4 +1,4 @@
-"""What the statistics cost beside the model: compact of 12 layers and accumulate of 11 pairs per token, on one core.
+"""What the statistics cost beside the model: compact of 12 layers and accumulate of 11 pairs per token, on one core, by CPU time.
 
     python -m benchmarks.share [--quick]
 
@@ -35,15 +35,15 @@ def run(quick: bool) -> Iterator[dict[str, object]]:
         residual, weights = torch.rand(MATMUL_TOKENS, D_MODEL), torch.rand(D_MODEL, shape.features)
         out = torch.empty(MATMUL_TOKENS, shape.features)
         matmul = measure(partial(torch.mm, residual, weights, out=out), repeats)
-        flop_per_second = 2 * MATMUL_TOKENS * D_MODEL * shape.features / matmul.p50
+        flop_per_second = 2 * MATMUL_TOKENS * D_MODEL * shape.features / matmul.cpu_p50
         model = MODEL_FLOP / flop_per_second
         encoded = dense_output(MICRO_BATCH, shape.features, shape.active)
-        compacting = shape.layers * measure(partial(compact, encoded), 2 * repeats).p50 / MICRO_BATCH
+        compacting = shape.layers * measure(partial(compact, encoded), 2 * repeats).cpu_p50 / MICRO_BATCH
         tables = empty_tables(shape.features)
         for size in sizes:
             batch = pair_batch(size, shape.features, shape.active)
             timing = measure(partial(accumulate, *batch, halves_of(size), None, None, *tables), repeats)
-            counting = (shape.layers - 1) * timing.p50 / size
+            counting = (shape.layers - 1) * timing.cpu_p50 / size
             share = (compacting + counting) / model
             log.info("statistics, T = %d: %.1f %% of model + encode at %.0f GFLOP/s", size, 100 * share, flop_per_second / 1e9)
             yield row(
