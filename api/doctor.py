@@ -25,7 +25,7 @@ import httpx
 from engine.corpus.segment_file import read_segment, read_segment_header, segment_path
 from engine.errors import DamagedFile, SaestreamError
 from engine.settings import Settings
-from engine.supervisor import check_port, check_redis
+from engine.supervisor import check_keys, check_port, check_redis
 from engine.views.redis_server import find_server
 
 DEMO = Path(__file__).parents[1] / "engine" / "demo"
@@ -55,6 +55,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("Redis", redis_server),
         ("corpus log", corpus_log),
         ("checkpoint", checkpoint),
+        ("API keys", api_keys),
         ("port", port),
         ("server", server),
     ]
@@ -247,6 +248,13 @@ def checkpoint(settings: Settings, running: bool) -> Finding:
     if running and age > late and _tokens_counted(settings) not in (None, manifest.tokens):
         return warning(f"{told}: more was counted since", "see /v1/status (problem) and the server's log: saves may fail")
     return ok(told)
+
+
+def api_keys(settings: Settings, running: bool) -> Finding:
+    """Whether there is a key, where others than this machine can reach the port."""
+    check_keys(settings)
+    count = len(settings.api_keys.read()) + (settings.api_key is not None)
+    return ok(f"{count}; {'needed' if settings.open_port else 'not needed on this machine alone'}")
 
 
 def port(settings: Settings, running: bool) -> Finding:

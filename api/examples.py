@@ -158,6 +158,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
         "lag_tokens": 2_601,
         "checkpoint": {"tokens": 393_216, "saved_at": 1764042030.5, "seconds": 0.31},
         "memory_bytes": 1_310_720_000,
+        "tables": [{"pair": [3, 4], "layout": "dense", "bytes": 25_165_824, "kept": None, "kept_most": None}],
         "publish_interval": 1.0,
         "published_k": 20,
         "min_support": 10,

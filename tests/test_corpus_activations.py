@@ -85,7 +85,7 @@ WRONG = {
     "list as key": (b"\x81\x90\x01", "frame 1 .from byte 0. is not MessagePack"),
     "name is not UTF-8": (changed().replace(b"\xa1d", b"\xa1\xff"), "frame 1 .from byte 0. is not MessagePack"),
     "extension": (b"\xc7\x05\x01abcde", "frame 1 is of an unknown type; it must be a map"),
-    "keys missing": (msgpack.packb({"document": "a"}), "frame 1 has no tokens and no layers; it has document"),
+    "keys missing": (msgpack.packb({"document": "a"}), "frame 1 has no tokens and no layers; it has 'document'"),
     "no key": (msgpack.packb({}), "frame 1 has no document and no tokens and no layers; it has no key"),
     "document is nil": (changed(document=None), "frame 1: document is nil; it must be a string"),
     "document is binary": (changed(document=b"d"), "frame 1: document is binary; it must be a string"),

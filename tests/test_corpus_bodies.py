@@ -192,7 +192,7 @@ WRONG_PARQUET = {
     "cut off": (GOOD[:-9], "not a readable Parquet file"),
     "trailing garbage": (GOOD + b"\0", "not a readable Parquet file"),
     "damaged": (GOOD[:16] + bytes(20) + GOOD[36:], "not a readable Parquet file"),
-    "no text column": (parquet({"body": ["a"], "n": [1]}), "neither a text nor a tokens column; it has body, n"),
+    "no text column": (parquet({"body": ["a"], "n": [1]}), "neither a text nor a tokens column; it has 'body', 'n'"),
     "both": (parquet({"text": ["a"], "tokens": [[1]]}), "both a text and a tokens column"),
     "numbers": (parquet({"text": [1]}), "column text is int64; it must hold strings"),
     "struct": (parquet({"text": [{"x": "a"}]}), "column text is struct"),

@@ -170,6 +170,12 @@ def test_a_port_that_something_else_has_is_told(settings: Settings) -> None:
     assert one.state == "wrong" and str(port) in one.says
 
 
+def test_a_port_that_is_open_to_others_needs_a_key(settings: Settings) -> None:
+    one = found(settings.model_copy(update={"host": "0.0.0.0"}), "API keys")
+    assert one.state == "wrong" and "saestream keys add" in one.says
+    assert found(settings.model_copy(update={"host": "0.0.0.0", "api_key": "sha256:" + "0" * 64}), "API keys").state == "ok"
+
+
 def test_a_wrong_finding_is_exit_status_1(tmp_path: Path) -> None:
     words = ["doctor", "--data-dir", str(tmp_path), "--port", "0", "--redis-url", "redis://127.0.0.1:1"]
     ended = subprocess.run([sys.executable, "-m", "api.cli", *words], capture_output=True, text=True, timeout=120)

@@ -110,7 +110,7 @@ class FrameStream:
     def _checked(self, where: str, value: dict[str, memoryview]) -> Frame:
         missing = [key for key in ("document", "tokens", "layers") if key not in value]
         if missing:
-            raise BadInput(f"{where} has no {' and no '.join(missing)}; it has {', '.join(value) or 'no key'}"[:400])
+            raise BadInput(f"{where} has no {' and no '.join(missing)}; it has {', '.join(map(repr, value)) or 'no key'}"[:400])
         document, tokens = _small(value["document"]), _small(value["tokens"])
         if not isinstance(document, str) or len(document) > LONGEST_NAME:
             found = _kind(value["document"])
