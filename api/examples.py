@@ -148,7 +148,6 @@ ANSWERS: dict[tuple[str, str], Any] = {
             {"layer": 4, "hook": "blocks.4.hook_resid_pre", "features": 1_024, "dead": 7},
         ],
         "pairs": [[3, 4]],
-        "tables": [{"pair": [3, 4], "layout": "dense", "bytes": 16_777_216, "kept": None, "kept_most": None}],
         "threshold": {"kind": "relative", "value": 0.2},
         "calibration": {"tokens": 131_072, "calibration_tokens": 131_072, "done": True, "never_fired": [23, 18]},
         "tokens": 415_104,

@@ -91,7 +91,9 @@ def _columns(schema: pa.Schema) -> tuple[str, list[str]]:
             if name == "text" and "tokens" in schema.names:
                 raise BadInput("the Parquet file has both a text and a tokens column; a document is one of the two")
             return name, [name, *has_id]
-    raise BadInput(f"the Parquet file has neither a text nor a tokens column; it has {', '.join(map(repr, schema.names[:8])) or 'none'}")
+    raise BadInput(
+        f"the Parquet file has neither a text nor a tokens column; it has {', '.join(map(repr, schema.names[:8])) or 'none'}"
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:
