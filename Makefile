@@ -40,7 +40,7 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Some 45 minutes on two idle cores; ARGS=--quick sees in two that all of it works.
+# Some 50 minutes on two idle cores, 16 GB free; ARGS=--quick sees in two that all of it works.
 bench: install browser
 	$(BIN)/python -m benchmarks $(ARGS)
 

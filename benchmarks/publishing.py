@@ -127,8 +127,8 @@ def run(quick: bool) -> Iterator[dict[str, object]]:
     if quick:
         yield from publish_rows(TINY, 2_048, 2_048, 2)
         return
-    for shape in (DEMO, PAIR_OF_GPT2):
-        yield from publish_rows(shape, TOKENS, SEGMENT_TOKENS, 5)
+    for shape, repeats in ((DEMO, 5), (PAIR_OF_GPT2, 2)):
+        yield from publish_rows(shape, TOKENS, SEGMENT_TOKENS, repeats)
 
 
 if __name__ == "__main__":
