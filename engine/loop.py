@@ -31,8 +31,9 @@ from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
 from engine.encoder.encoded import Encoded
-from engine.errors import NotReady, StorageFull
+from engine.errors import NotReady, StorageFault
 from engine.pace import MicroBatchSize, Rate
+from engine.recovery import CONVERGENCE, LOG, Replay
 from engine.uploads import Uploads
 from engine.views.contexts import Found, encode_windows
 from engine.views.convergence import Convergence
@@ -84,7 +85,7 @@ class Loop:
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
     _beat_at: float = 0.0
-    _standing: int = 0
+    _replay: Replay | None = None
 
     def run(self) -> None:
         """Count until `stop` is set, then save what was counted.
@@ -92,7 +93,7 @@ class Loop:
         Raises:
             Whatever ended the ingest thread: an engine that gets no text any more must not look healthy.
         """
-        self._standing = self.publisher.standing_tokens()
+        self._replay = Replay(self.state.tokens, self.publisher.standing_tokens(), self.corpus.last + 1)
         self.live.pins = PinQueries(self.description, self.state, self.lock, self.watch, self.next_segment)
         self.ingest.start()
         self.live.start()
@@ -146,7 +147,7 @@ class Loop:
             clusters = self.state.end_segment(self.batches, segment.pieces, segment.piece_positions)
             self.cursor = Cursor(segment.number + 1, 0)
         self.batches = []
-        self.uploads.passed([segment])
+        self.uploads.passed(segment.number)
         self.ingest.consumed(segment.number)
         self.answer()
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
@@ -170,16 +171,20 @@ class Loop:
         Raises:
             NotReady: readers have seen more than is counted again by now, and may have chosen their pairs by it.
         """
-        if self.state.tokens < self._standing:
+        if self.recovering():
             raise NotReady("the engine counts again what it had counted when it was stopped: ask again when it is past that")
         if self.cursor.units:
             return NextSegment(self.cursor.segment + 1, None)
         return NextSegment(self.cursor.segment, self.state.tokens)
 
+    def recovering(self) -> bool:
+        """Whether less is counted than was before the engine was stopped."""
+        return self._replay is not None and self._replay.goes_on(self.state.tokens, self.cursor)
+
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
         self.answer()
-        recovering = self.state.tokens < self._standing  # readers have seen more: show them nothing older
+        recovering = self.recovering()
         if self.publisher.due() and not recovering:
             self.publish("counting")
             self.answer()
@@ -213,13 +218,14 @@ class Loop:
         self._beat_at = time.monotonic() + _BEAT_SECONDS
 
     def save(self) -> None:
-        """Save a checkpoint, unless the last one holds the same. A full disk is reported and tried again: the log has it all."""
+        """Save a checkpoint, unless the last one holds the same. A full or failing disk is told and tried again: the log has it all."""
         if self.checkpoints.last is not None and self.checkpoints.last.cursor == self.cursor:
             return
         try:
-            self.checkpoints.save(self.state, self.cursor, self.fingerprint, self.convergence.save())
+            extras = {CONVERGENCE: self.convergence.save(), LOG: self.uploads.counted.pack()}
+            self.checkpoints.save(self.state, self.cursor, self.fingerprint, extras)
             self.storage_problem = None
-        except StorageFull as error:
+        except StorageFault as error:
             log.error("no checkpoint was saved: %s", error.message)
             self.storage_problem = error.message
 

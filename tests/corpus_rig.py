@@ -62,6 +62,18 @@ class FailingDisk(Disk):
         self._step("sync_folder")
         super().sync_folder(folder)
 
+    def make_folder(self, path: Path) -> None:
+        self._step("make_folder")
+        super().make_folder(path)
+
+    def remove(self, path: Path) -> None:
+        self._step("remove")
+        super().remove(path)
+
+    def remove_folder(self, path: Path) -> None:
+        self._step("remove_folder")
+        super().remove_folder(path)
+
 
 def no_space() -> None:
     raise OSError(errno.ENOSPC, "No space left on device")

@@ -104,7 +104,7 @@ class Worker:
         except msgspec.DecodeError as error:
             log.error("a question that is none was dropped: %s", error)
             return
-        if envelope.deadline <= time.time():
+        if envelope.deadline <= time.monotonic():
             return
         try:
             answer = pack_answer(self._answer(envelope))

@@ -1,8 +1,8 @@
 """The inbox: where the API lays down what arrives, and where the engine finds it.
 
-    inbox/uploads/<id>/manifest.json, body    taken: whole, synced, acknowledged
-    inbox/incoming/<random>/body              arriving, or left by a crash
-    inbox/keys/<hash>                         held (flock) while a body with that idempotency key is arriving
+    inbox/uploads/<id>/manifest, body    taken: whole, synced, acknowledged
+    inbox/incoming/<random>/body         arriving, or left by a crash
+    inbox/keys/<hash>                    held (flock) while a body with that idempotency key is arriving
     inbox/writer.lock, commit.lock
 
 1. `receive` opens a folder under incoming/ and claims the idempotency key.
@@ -12,6 +12,14 @@
 
 A crash before the rename leaves nothing but a folder in incoming/, which the next writer deletes. Duplicates are recognised by the
 sender's key and never by content: identical text is counted as often as it is sent.
+
+What is synced, and why in that order: body and manifest, their names in the folder, then the rename, then uploads/; the answer
+comes last. A power cut before the last sync may take the upload back, but nobody was told of it. Nobody else acts on it before that
+either: whoever finds an upload (the engine, which will count it; the API, which answers a repeated key) syncs uploads/ first, for
+its writer may have been killed between rename and sync. Otherwise a segment could outlive the upload that it was made of, and the
+client, who sends again what was not acknowledged, would be counted twice.
+
+The manifest is a record (`engine.durable`), and holds the sha256 of the body: a body that was damaged since is not counted.
 """
 
 from __future__ import annotations
@@ -40,7 +48,10 @@ Route = Literal["corpora", "activations"]
 CORPUS_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: sorts as it counts
 _ID_LENGTH = 26
-_SETTLED_NS = 100_000_000  # a folder's mtime moves in ticks of up to 10 ms: a younger one may hide a second change in its tick
+_SETTLED_SECONDS = 0.1  # a folder's mtime moves in ticks of up to 10 ms: a younger one may hide a second change in its tick
+_MAGIC = b"SAESUPLD"
+_VERSION = 2
+_HASHED = 1 << 20  # bytes of a body that are hashed at a time
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -74,13 +85,13 @@ class Inbox:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._uploads, self._incoming, self._keys = root / "uploads", root / "incoming", root / "keys"
-        for folder in (self._uploads, self._incoming, self._keys):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (root, self._uploads, self._incoming, self._keys):
+            durable.make_folders(folder)
         self._lock = threading.Lock()
         self._manifests: list[Manifest] = []
         self._by_id: dict[str, Manifest] = {}
         self._by_key: dict[tuple[str, str], Manifest] = {}
-        self._seen_mtime = -1
+        self._seen_mtime, self._seen_at, self._listed_at = -1, 0.0, 0.0  # the last two: of the monotonic clock, which never jumps
         self._writer: int | None = None
 
     # reading
@@ -101,6 +112,21 @@ class Inbox:
         """Where the body of an acknowledged upload lies."""
         return self._uploads / upload_id / "body"
 
+    def check_body(self, manifest: Manifest) -> None:
+        """Read the body of an upload once, for its hash (1.3 GB/s).
+
+        Raises:
+            DamagedFile: it is not the body that was acknowledged. OSError: the disk's fault.
+        """
+        path, found = self.body(manifest.id), hashlib.sha256()
+        with open(path, "rb") as file:
+            while chunk := file.read(_HASHED):
+                found.update(chunk)
+        if found.hexdigest() != manifest.sha256:
+            raise DamagedFile(
+                f"the body of upload {manifest.id} is damaged: sha256 {found.hexdigest()[:12]}…, {manifest.sha256[:12]}… arrived"
+            )
+
     # writing
 
     def receive(self, corpus: str, media_type: str, route: Route, key: str | None, check: BodyCheck) -> Receiving:
@@ -110,14 +136,17 @@ class Inbox:
             BadInput: a corpus name that is not 1–64 of letters, digits, dot, dash, underscore, or an empty or endless key.
             Busy: a body with this key is arriving right now.
             Conflict: this key was used for another corpus or content type on this route (other content is found at `commit`).
-            StorageFull: the disk is full.
+            StorageFault: the disk is full, or fails.
         """
         if not CORPUS_NAME.fullmatch(corpus):
             raise BadInput(f"corpus name {corpus!r}: it must be 1 to 64 letters, digits, dots, dashes or underscores")
         if key is not None and not 1 <= len(key) <= 255:
             raise BadInput(f"an idempotency key has 1 to 255 characters, this one has {len(key)}")
-        self._become_writer()
-        claim = None if key is None else self._claim(route, key)
+        try:
+            self._become_writer()
+            claim = None if key is None else self._claim(route, key)
+        except OSError as error:
+            raise durable.storage_error(error, self._keys) from error
         try:
             with self._lock:
                 self._refresh()
@@ -135,14 +164,21 @@ class Inbox:
 
     def _refresh(self) -> None:
         """Read the manifests that are new. Called with the lock held."""
-        mtime = os.stat(self._uploads).st_mtime_ns
-        if mtime == self._seen_mtime:
+        mtime, now = os.stat(self._uploads).st_mtime_ns, time.monotonic()
+        if mtime != self._seen_mtime:
+            self._seen_mtime, self._seen_at = mtime, now
+        elif self._listed_at >= self._seen_at + _SETTLED_SECONDS:
             return
-        settled = time.time_ns() - mtime > _SETTLED_NS
-        fresh = [entry.name for entry in os.scandir(self._uploads) if entry.name not in self._by_id]
-        for upload_id in sorted(name for name in fresh if len(name) == _ID_LENGTH):
-            self._add(_read_manifest(self._uploads / upload_id / "manifest.json"))
-        self._seen_mtime = mtime if settled else -1
+        names = [entry.name for entry in os.scandir(self._uploads) if len(entry.name) == _ID_LENGTH]
+        fresh = sorted(name for name in names if name not in self._by_id)
+        try:
+            if fresh:
+                durable.disk.sync_folder(self._uploads)  # its writer may have been killed before it did
+        except OSError as error:
+            raise durable.storage_error(error, self._uploads) from error
+        for upload_id in fresh:
+            self._add(_read_manifest(self._uploads / upload_id))
+        self._listed_at = now
 
     def _add(self, manifest: Manifest) -> None:
         self._by_id[manifest.id] = manifest
@@ -224,7 +260,7 @@ class Receiving:
         if known is None:
             folder = inbox._incoming / secrets.token_hex(8)
             try:
-                folder.mkdir()
+                durable.disk.make_folder(folder)
             except OSError as error:
                 raise durable.storage_error(error, folder) from error
             self._folder = folder
@@ -235,7 +271,7 @@ class Receiving:
                 raise
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes. Raises BadInput, TooLarge (the check) or StorageFull; nothing of the upload is left then."""
+        """Take the next bytes. Raises BadInput, TooLarge (the check) or StorageFault; nothing of the upload is left then."""
         self._hash.update(chunk)
         self.bytes += len(chunk)
         if self._body is None:
@@ -255,7 +291,7 @@ class Receiving:
 
         Raises:
             Conflict: the key was used for other content.
-            BadInput, TooLarge, StorageFull: as `write`.
+            BadInput, TooLarge, StorageFault: as `write`.
         """
         try:
             if self._known is not None:
@@ -275,7 +311,7 @@ class Receiving:
                     documents=documents,
                     received_at=time.time(),
                 )
-                durable.write_file(self._folder / "manifest.json", [msgspec.json.encode(manifest)])
+                durable.write_record(self._folder / "manifest", _MAGIC, _VERSION, manifest)
                 self._move_to(self._inbox._uploads / upload_id)
                 self._inbox._add(manifest)
             return manifest
@@ -321,11 +357,15 @@ class Receiving:
         self.abort()
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(folder: Path) -> Manifest:
+    """The manifest of an upload; version 1 was plain JSON, without a checksum."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        try:
+            return msgspec.convert(durable.read_record(folder / "manifest", _MAGIC, {_VERSION}), Manifest)
+        except FileNotFoundError:
+            return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     except (msgspec.DecodeError, FileNotFoundError) as error:
-        raise DamagedFile(f"{path} is not a manifest that saestream wrote: {error}") from error
+        raise DamagedFile(f"{folder} has no manifest that saestream wrote: {error}") from error
 
 
 def _next_id(last: str) -> str:

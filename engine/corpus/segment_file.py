@@ -82,7 +82,7 @@ def header_of(segment: Segment) -> SegmentHeader:
 
 
 def write_segment(folder: Path, segment: Segment) -> SegmentHeader:
-    """Write it durably. Raises StorageFull or OSError, and then it does not exist."""
+    """Write it durably. Raises StorageFault, and then it does not exist."""
     header = header_of(segment)
     arrays = _pack_pieces(segment.pieces, {upload.id: index for index, upload in enumerate(header.uploads)})
     if isinstance(segment, TokenSegment):
@@ -99,6 +99,12 @@ def read_segment_header(folder: Path, number: int) -> SegmentHeader:
     """Raises DamagedFile for a file that is not this segment, whole and of a known version."""
     path = segment_path(folder, number)
     return _header(path, number, durable.read_framed_header(path, MAGIC, {VERSION}))
+
+
+def read_whole_header(folder: Path, number: int) -> SegmentHeader:
+    """The header of a segment whose every byte was checked. Raises as `read_segment_header`."""
+    path = segment_path(folder, number)
+    return _header(path, number, durable.read_framed(path, MAGIC, {VERSION})[0])
 
 
 def read_segment(folder: Path, number: int) -> Segment:

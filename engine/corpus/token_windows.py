@@ -1,6 +1,7 @@
 """The token windows of a corpus log that another process writes: for readers of text that count nothing.
 
-Sealed segments never change, and appear under their names whole, so nothing has to be locked. No torch here.
+Sealed segments never change, and appear under their names whole, so nothing has to be locked. Only where a damaged one was sealed
+anew (`CorpusLog`) do others take their names. No torch here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from engine import durable
 from engine.corpus.segment_file import MAGIC, VERSION, read_segment_header, segment_path
+from engine.errors import DamagedFile
 
 
 class TokenWindows(NamedTuple):
@@ -51,9 +53,13 @@ class SealedWindows:
         """The windows of a segment, without its documents; None where it holds pushed activations.
 
         Raises:
-            FileNotFoundError: it is gone. DamagedFile: it is not what it must be.
+            FileNotFoundError: it is gone. DamagedFile: it is not what it must be, or not the one that `segment_of` has named.
         """
-        header, arrays = durable.read_framed(segment_path(self._root, number), MAGIC, {VERSION})
+        path = segment_path(self._root, number)
+        header, arrays = durable.read_framed(path, MAGIC, {VERSION})
+        if header["first_position"] + header["tokens"] != self._ends[number]:
+            self._ends.clear()
+            raise DamagedFile(f"{path} was sealed anew since it was last read")
         if header["kind"] != "tokens":
             return None
         return TokenWindows(header["first_position"], arrays["tokens"], arrays["window_offsets"])

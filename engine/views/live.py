@@ -174,7 +174,7 @@ class LiveQueries(threading.Thread):
             if not self._open:
                 break
             envelope, steps = self._open.popleft()
-            if envelope.deadline <= time.time():
+            if envelope.deadline <= time.monotonic():
                 self._waiting_prompts.discard(envelope.id)
                 continue
             if self._answer(envelope, lambda steps=steps: next(steps)):
@@ -194,7 +194,7 @@ class LiveQueries(threading.Thread):
         except msgspec.DecodeError as error:
             log.error("a live request that is none was dropped: %s", error)
             return
-        if envelope.deadline <= time.time():
+        if envelope.deadline <= time.monotonic():
             return
         request = envelope.request
         if isinstance(request, ContextsRequest | GateContextsRequest):

@@ -148,7 +148,7 @@ RelationRequest = (
 
 
 class AnalysisEnvelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way; `deadline` in Unix seconds."""
+    """A request on its way; `deadline` by the monotonic clock, which all processes of a machine share and nobody sets."""
 
     id: str
     deadline: float
@@ -226,5 +226,5 @@ async def ask(
         NotReady: no snapshot yet, or no answer in time. Gone: a cursor whose list is not kept any more. BadInput: not a cursor of
             this question. redis.RedisError: Redis is away.
     """
-    envelope = AnalysisEnvelope(id=secrets.token_hex(8), deadline=time.time() + timeout, request=request, page=page)
+    envelope = AnalysisEnvelope(id=secrets.token_hex(8), deadline=time.monotonic() + timeout, request=request, page=page)
     return open_reply(await exchange(client, keys, keys.analysis, envelope, timeout, "the analysis worker"), ANSWERS[type(request)])

@@ -229,7 +229,7 @@ class GateContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way; `deadline` in Unix seconds."""
+    """A request on its way; `deadline` by the monotonic clock, which all processes of a machine share and nobody sets."""
 
     id: str
     deadline: float
@@ -291,7 +291,7 @@ async def ask(client: redis.asyncio.Redis, keys: Keys, request: LiveRequest, tim
         SaestreamError: what the engine answered with.
         redis.RedisError: Redis is away.
     """
-    envelope = Envelope(id=secrets.token_hex(8), deadline=time.time() + timeout, request=request)
+    envelope = Envelope(id=secrets.token_hex(8), deadline=time.monotonic() + timeout, request=request)
     return open_reply(await exchange(client, keys, keys.requests, envelope, timeout, "the engine"), _ANSWERS[type(request)])
 
 
@@ -312,7 +312,7 @@ async def exchange(client: redis.asyncio.Redis, keys: Keys, queue: str, envelope
     if waiting > MOST_WAITING:
         await client.lrem(queue, -1, packed)  # type: ignore[misc]  # redis-py types it as sync or async
         raise NotReady(f"{waiting - 1:,} live requests wait for {answering} already", retry_after=2)
-    while (left := envelope.deadline - time.time()) > 0:
+    while (left := envelope.deadline - time.monotonic()) > 0:
         try:
             found = await client.blpop([keys.reply(envelope.id)], timeout=min(_SLICE_SECONDS, max(0.01, left)))  # type: ignore[misc]
         except RedisTimeout:

@@ -1,0 +1,124 @@
+"""Where a run goes on after it was stopped, killed or damaged: the newest checkpoint that can be used, and the log behind it.
+
+1. Newest checkpoint first: its cursor and its index of the log are read, then the log behind its cursor, whole. Where a segment is
+   damaged the log ends (`CorpusLog`), and ingest takes the rest from the inbox again.
+2. A checkpoint that has counted a part of a segment that is damaged can't be gone on from, nor can one with a damaged file: then the
+   one before, and more of the log is counted again.
+3. Without any that can be used, all of the log is counted again.
+
+What is counted again is the same tokens, so whatever was damaged, the counts come out as if nothing had been; which segments they
+lie in may differ from there on. The service is ready when all is counted again that was counted before (`Replay`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from engine.corpus.ingest import AHEAD
+from engine.corpus.log import CorpusLog, LogIndex
+from engine.counts.checkpoint import Checkpoints, Cursor
+from engine.counts.state import State
+from engine.errors import DamagedFile
+
+log = logging.getLogger(__name__)
+
+LOG = "log"
+CONVERGENCE = "convergence"
+"""Names of a checkpoint's extras."""
+
+
+class Recovered(NamedTuple):
+    """Where to go on.
+
+    Attributes:
+        state, cursor: of the checkpoint; None and the start of the log where there is none.
+        counted: index of the segments before the cursor's.
+        corpus: the log.
+        convergence: the packed series, None without a checkpoint.
+    """
+
+    state: State | None
+    cursor: Cursor
+    counted: LogIndex
+    corpus: CorpusLog
+    convergence: bytes | None
+
+
+def recover(checkpoints: Checkpoints, root: Path, fingerprint: Mapping[str, str], device: str | torch.device = "cpu") -> Recovered:
+    """Find where to go on.
+
+    Args:
+        root: of the corpus log.
+        fingerprint, device: as `Checkpoints.latest`.
+
+    Raises:
+        OtherRun, UnknownVersion, DoesNotFit: as `Checkpoints.latest`. StorageFault: as `CorpusLog`.
+        DamagedFile: no checkpoint can be used, and the log does not begin at its first segment.
+    """
+    began = time.monotonic()
+    opened: list[tuple[LogIndex, CorpusLog]] = []
+
+    def accept(cursor: Cursor, extras: Mapping[str, bytes]) -> None:
+        if LOG in extras:
+            counted = LogIndex.unpack(extras[LOG])
+            corpus = CorpusLog(root, counted)
+        else:  # version 1 of the manifest: the headers of the log say it
+            corpus, counted = CorpusLog(root), LogIndex()
+            for number in range(min(cursor.segment, corpus.last + 1)):
+                counted.take(corpus.header(number))
+        reached = Cursor(corpus.last + 1, 0)
+        if cursor > reached or len(counted.ends) != cursor.segment:
+            raise DamagedFile(f"it goes on from {_words(cursor)}, and the log in {root} is whole up to {_words(reached)}")
+        opened.append((counted, corpus))
+
+    loaded = checkpoints.latest(fingerprint, device, accept)
+    if loaded is not None:
+        counted, corpus = opened[-1]
+        found = Recovered(loaded.state, loaded.cursor, counted, corpus, loaded.extras.get(CONVERGENCE))
+        log.info("checkpoint of %d tokens read in %.2f s", loaded.state.tokens, time.monotonic() - began)
+    else:
+        if (first := CorpusLog.first(root)) > 0:
+            raise DamagedFile(
+                f"no checkpoint in {checkpoints.root} can be used, and the log in {root} begins at segment {first} only"
+            )
+        found = Recovered(None, Cursor(0, 0), LogIndex(), CorpusLog(root), None)
+    log.info("%d tokens of the log to count, from %s on", found.corpus.sealed_tokens - found.counted.tokens, _words(found.cursor))
+    return found
+
+
+class Replay:
+    """What an engine counts that was counted before it was stopped, and readers may have seen: they are shown nothing older."""
+
+    def __init__(self, tokens: int, standing: int, sealed: int) -> None:
+        """
+        Args:
+            tokens: counted when it begins.
+            standing: tokens of the snapshot that stands in Redis; 0 for none (Redis is new as well).
+            sealed: segments in the log. Ingest is never more than `AHEAD` ahead of what is counted, so all before were counted.
+        """
+        self._began, self._from = time.monotonic(), tokens
+        self._standing, self._segment = standing, sealed - AHEAD
+        self._over = False
+
+    def goes_on(self, tokens: int, cursor: Cursor) -> bool:
+        """Whether less is counted than was; tells the log once when it is over."""
+        if self._over or tokens < self._standing or cursor.segment < self._segment:
+            return not self._over
+        self._over = True
+        age = time.time() - psutil.Process().create_time()
+        counted, took = tokens - self._from, time.monotonic() - self._began
+        log.info(
+            "ready: %d tokens, %d of them counted again in %.2f s; %.2f s after this process began", tokens, counted, took, age
+        )
+        return False
+
+
+def _words(cursor: Cursor) -> str:
+    return f"segment {cursor.segment}" + (f", unit {cursor.units}" if cursor.units else "")
