@@ -138,7 +138,7 @@ class FrozenThresholds:
 
     @classmethod
     def load(cls, path: Path, fingerprint: Mapping[str, str]) -> Self | None:
-        """Read it back; None where no calibration has ended yet, or the file is damaged: the run calibrates again, from the same log.
+        """Read it back; None where no calibration has ended yet. A damaged file is none: the same log calibrates the run again.
 
         Raises:
             OtherRun: it belongs to a run with another fingerprint. UnknownVersion: a whole file of another format.

@@ -218,7 +218,7 @@ class Loop:
         self._beat_at = time.monotonic() + _BEAT_SECONDS
 
     def save(self) -> None:
-        """Save a checkpoint, unless the last one holds the same. A full or failing disk is told and tried again: the log has it all."""
+        """Save a checkpoint, unless the last one holds the same. A disk that fails is told and tried again: the log has it all."""
         if self.checkpoints.last is not None and self.checkpoints.last.cursor == self.cursor:
             return
         try:

@@ -234,7 +234,7 @@ def describe_run(path: Path, description: RunDescription, run: dict[str, str], c
     """See that this is the run of the data directory, and write what is measured to `run.json`, which the API reads.
 
     Args:
-        counted: the fingerprint in the newest checkpoint; None where there is none, and `run.json` alone says whose directory it is.
+        counted: the fingerprint in the newest checkpoint; None where there is none, and `run.json` alone says whose folder it is.
 
     Raises:
         OtherRun: the data directory belongs to another run; the message says what differs.

@@ -2,8 +2,8 @@
 
 1. Newest checkpoint first: its cursor and its index of the log are read, then the log behind its cursor, whole. Where a segment is
    damaged the log ends (`CorpusLog`), and ingest takes the rest from the inbox again.
-2. A checkpoint that has counted a part of a segment that is damaged can't be gone on from, nor can one with a damaged file: then the
-   one before, and more of the log is counted again.
+2. A checkpoint that has counted a part of a segment that is damaged is of no use, nor is one with a damaged file: then the one
+   before, and more of the log is counted again.
 3. Without any that can be used, all of the log is counted again.
 
 What is counted again is the same tokens, so whatever was damaged, the counts come out as if nothing had been; which segments they

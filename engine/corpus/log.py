@@ -4,7 +4,7 @@
 
 A segment is durable before `append` returns and never changes again, so the same cursor always gives the same segment, and a run
 that was killed is replayed exactly. Nothing but the log says how far an upload has been taken: ingest resumes from what the
-headers of the segments say (`LogIndex`). A checkpoint keeps that of the segments that it has counted, so those are not needed again,
+headers of the segments say (`LogIndex`). A checkpoint keeps that of the segments that it has counted: they are not needed again,
 and not looked at, but for the texts in them.
 
 A segment of which nothing is counted yet is not needed either, as long as its uploads are there. So where one is damaged the log

@@ -4,14 +4,14 @@
     00000007/pairs-3-4      a file per layer pair, block by block without the zeros (`engine.counts.table_file`)
     00000007/marginals-3    … and per part of the state
 
-Saving number 8, and what is synced when: its folder; its files, each by itself, with their names (`engine.durable`); the folder's own
-name; then its manifest, and with that it exists; then all but 7 and 8 is removed, manifests first, and their removal is synced before
-their files go. Killed, or cut from power, anywhere in between, every manifest that is there has all its files: the newest is 7 or 8.
-The seal of a file is its last four bytes, which are a checksum of the rest: a file that got into the folder of another checkpoint is
-noticed.
+Saving number 8, and what is synced when: its folder's name; its files, each by itself, with their names (`engine.durable`); then
+its manifest, and with that it exists; then all but 7 and 8 is removed, manifests first, and that they are gone is synced before
+their files go. Killed, or cut from power, anywhere in between, every manifest that is there has all its files, and the newest is 7
+or 8. The seal of a file is its last four bytes, which are a checksum of the rest: a file that got into the folder of another
+checkpoint is noticed.
 
-State and cursor are in one checkpoint, so a token is never in one without the other. Where a checkpoint is damaged the one before is
-used, and what it lacks is counted again from the log.
+State and cursor are in one checkpoint, so a token is never in one without the other. Where a checkpoint is damaged the one before
+is used, and what it lacks is counted again from the log.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ class Checkpoints:
         Args:
             fingerprint: of this run: weights, tokenizer, hook points, thresholds …
             device: where the tables are to be (not part of the fingerprint).
-            accept: called with cursor and extras of a checkpoint before its state is read; raises `DamagedFile` for one that can't be
-                gone on from.
+            accept: called with cursor and extras of a checkpoint before its state is read; raises `DamagedFile` for one that is of
+                no use.
 
         Raises:
             OtherRun: the checkpoint belongs to a run with another fingerprint; the message says what differs.
