@@ -82,10 +82,10 @@ class Loop:
     calibration: CalibrationStatus | None = None
     rate: Rate = field(default_factory=Rate)
     storage_problem: str | None = None
+    replay: Replay | None = None
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
     _beat_at: float = 0.0
-    _replay: Replay | None = None
 
     def run(self) -> None:
         """Count until `stop` is set, then save what was counted.
@@ -93,7 +93,7 @@ class Loop:
         Raises:
             Whatever ended the ingest thread: an engine that gets no text any more must not look healthy.
         """
-        self._replay = Replay(self.state.tokens, self.publisher.standing_tokens(), self.corpus.last + 1)
+        self.replay = Replay(self.state.tokens, self.publisher.standing_tokens(), self.corpus.last + 1)
         self.live.pins = PinQueries(self.description, self.state, self.lock, self.watch, self.next_segment)
         self.ingest.start()
         self.live.start()
@@ -179,7 +179,7 @@ class Loop:
 
     def recovering(self) -> bool:
         """Whether less is counted than was before the engine was stopped."""
-        return self._replay is not None and self._replay.goes_on(self.state.tokens, self.cursor)
+        return self.replay is not None and self.replay.goes_on(self.state.tokens, self.cursor)
 
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
@@ -195,6 +195,8 @@ class Loop:
 
     def idle(self) -> None:
         """Nothing to count: publish what was counted last, save it, and wait for text or a question."""
+        if self.replay is not None:
+            self.replay.end(self.state.tokens)
         if self.publisher.due(idle=True):
             self.publish("idle")
         if self.checkpoints.due():

@@ -108,16 +108,21 @@ class Replay:
         self._over = False
 
     def goes_on(self, tokens: int, cursor: Cursor) -> bool:
-        """Whether less is counted than was; tells the log once when it is over."""
-        if self._over or tokens < self._standing or cursor.segment < self._segment:
-            return not self._over
+        """Whether less is counted than was."""
+        if not self._over and tokens >= self._standing and cursor.segment >= self._segment:
+            self.end(tokens)
+        return not self._over
+
+    def end(self, tokens: int) -> None:
+        """All there is is counted, or all that was: tells the log, once."""
+        if self._over:
+            return
         self._over = True
         age = time.time() - psutil.Process().create_time()
         counted, took = tokens - self._from, time.monotonic() - self._began
         log.info(
             "ready: %d tokens, %d of them counted again in %.2f s; %.2f s after this process began", tokens, counted, took, age
         )
-        return False
 
 
 def _words(cursor: Cursor) -> str:
