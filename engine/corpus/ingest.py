@@ -159,9 +159,11 @@ class Ingest(threading.Thread):
 
     def _look(self) -> None:
         """Find what is new, and open uploads up to the limit: one of a corpus that has none open first."""
+        fresh = self._inbox.manifests(self._newest)
         try:
-            fresh = self._inbox.manifests(self._newest)
-        except StorageFault as error:  # it can't be synced, and is not touched before it is
+            if fresh:
+                self._inbox.sync()
+        except StorageFault as error:  # none of it is taken before
             self._hold_up(error, _BACK_OFF[0])
             return
         for manifest in fresh:
