@@ -75,6 +75,16 @@ class FailingDisk(Disk):
         super().remove_folder(path)
 
 
+class UnsyncedDisk(Disk):
+    """Writes without fsync, for tests that save a thousand files and are not about power cuts."""
+
+    def sync(self, file: IO[bytes]) -> None:
+        file.flush()
+
+    def sync_folder(self, folder: Path) -> None:
+        assert folder.is_dir()
+
+
 def no_space() -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -51,10 +51,12 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class PushedStream:
-    """Activations of a run without a model: documents of 0 to 5,000 tokens, one to four to an upload, in three corpora."""
+    """Activations of a run without a model: documents of these lengths, one to four to an upload, in some a long one."""
 
     seed: int
     sizes: tuple[int, ...] = (12, 16, 9)
+    lengths: tuple[int, ...] = (0, 1, 3, 40, 200, 600)
+    longest: int = 5_000  # longer than a unit and a segment
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -62,9 +64,9 @@ class PushedStream:
 
     def upload(self, number: int) -> Upload:
         rng = np.random.default_rng([self.seed, number])
-        lengths = [int(rng.choice([0, 1, 3, 40, 200, 600])) for _ in range(rng.integers(1, 5))]
+        lengths = [int(rng.choice(self.lengths)) for _ in range(rng.integers(1, 5))]
         if number % 16 == 7:
-            lengths.append(5_000)  # longer than a unit and a segment
+            lengths.append(self.longest)
         documents, frames = [], []
         for at, tokens in enumerate(lengths):
             name = f"{self.seed}/{number}/{at}"
