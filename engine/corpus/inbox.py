@@ -49,8 +49,8 @@ CORPUS_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: sorts as it counts
 _ID_LENGTH = 26
 _SETTLED_SECONDS = 0.1  # a folder's mtime moves in ticks of up to 10 ms: a younger one may hide a second change in its tick
-_MAGIC = b"SAESUPLD"
-_VERSION = 2
+MAGIC = b"SAESUPLD"
+VERSION = 2  # 1: manifest.json, without a checksum
 _HASHED = 1 << 20  # bytes of a body that are hashed at a time
 
 
@@ -313,7 +313,7 @@ class Receiving:
                     documents=documents,
                     received_at=time.time(),
                 )
-                durable.write_record(self._folder / "manifest", _MAGIC, _VERSION, manifest)
+                durable.write_record(self._folder / "manifest", MAGIC, VERSION, manifest)
                 self._move_to(self._inbox._uploads / upload_id)
                 self._inbox._add(manifest)
             return manifest
@@ -363,7 +363,7 @@ def _read_manifest(folder: Path) -> Manifest:
     """The manifest of an upload; version 1 was plain JSON, without a checksum."""
     try:
         try:
-            return msgspec.convert(durable.read_record(folder / "manifest", _MAGIC, {_VERSION}), Manifest)
+            return msgspec.convert(durable.read_record(folder / "manifest", MAGIC, {VERSION}), Manifest)
         except FileNotFoundError:
             return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     except (msgspec.DecodeError, FileNotFoundError) as error:

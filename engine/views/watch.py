@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Pair = tuple[int, int, int, int]
 """Upstream layer and feature, downstream layer and feature."""
 
-_MAGIC = b"SAESPINS"
-_VERSION = 1
+MAGIC = b"SAESPINS"
+VERSION = 1
 
 LEADERS = 5
 MIN_SUPPORT = 10
@@ -70,7 +70,7 @@ class Watch:
         self._pins: list[Pin] = []
         if path.exists():
             try:
-                self._pins = msgspec.convert(durable.read_record(path, _MAGIC, {_VERSION}), _Pins).pins
+                self._pins = msgspec.convert(durable.read_record(path, MAGIC, {VERSION}), _Pins).pins
             except msgspec.ValidationError as error:
                 raise DamagedFile(f"{path} holds no list of watched pairs: {error}") from error
 
@@ -110,7 +110,7 @@ class Watch:
                 )
         if new:
             pins = [*self._pins, Pin(segment, new, tokens)]
-            durable.write_record(self._path, _MAGIC, _VERSION, _Pins(pins))
+            durable.write_record(self._path, MAGIC, VERSION, _Pins(pins))
             self._pins = pins
         return len(new)
 
