@@ -195,9 +195,12 @@ class Loop:
 
     def idle(self) -> None:
         """Nothing to count: publish what was counted last, save it, and wait for text or a question."""
-        if self.replay is not None:
-            self.replay.end(self.state.tokens)
-        if self.publisher.due(idle=True):
+        if self.recovering() and not self.uploads.all_sealed():  # a part of the log was lost and is not sealed again yet
+            if time.monotonic() >= self._beat_at:
+                self.beat("recovering")
+        elif self.publisher.due(idle=True):
+            if self.replay is not None:
+                self.replay.end(self.state.tokens)
             self.publish("idle")
         if self.checkpoints.due():
             self.save()

@@ -22,6 +22,10 @@ class Uploads:
         """This segment, the next one, is counted whole: the uploads that end in it are done."""
         self.counted.take(self.corpus.header(segment))
 
+    def all_sealed(self) -> bool:
+        """Whether nothing of any upload is still to come into the log."""
+        return all(self.corpus.progress(manifest.id).ended for manifest in self.inbox.manifests())
+
     def records(self, ledger: Ledger) -> list[UploadRecord]:
         """One record per upload in the order of their arrival."""
         return [self._final.get(manifest.id) or self._record(manifest.id, ledger) for manifest in self.inbox.manifests()]

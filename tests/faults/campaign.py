@@ -28,6 +28,7 @@ import pytest
 from engine.counts.checkpoint import Checkpoints, Loaded
 from engine.counts.state import State
 from engine.encoder.description import RunDescription
+from tests.faults.damage import Damage
 from tests.faults.injection import FOLDER, Plan, Step, set_clock
 from tests.faults.oracle import Oracle
 from tests.faults.streams import Stream, Upload
@@ -78,12 +79,14 @@ UPLOAD_STEPS: Steps = (
 
 @dataclass(frozen=True)
 class Fault:
-    """A kind of kill: at a step of some processes each, or of some processes at a random moment.
+    """A kill: of a process at a step of its own, or of some processes at a random moment.
 
     Attributes:
+        kind: "engine", "API", "both", "Redis" or "all".
         at: process → its plan. killed: what is killed from outside: "engine.main", "api.server", "redis", or all: "serve".
     """
 
+    kind: str
     name: str
     at: Mapping[str, Plan] = field(default_factory=dict)
     killed: tuple[str, ...] = ()
@@ -95,36 +98,38 @@ class Fault:
     @property
     def of_engine(self) -> bool:
         """Whether the engine is among what dies."""
-        return "engine" in self.at or not {"engine.main", "serve"}.isdisjoint(self.killed)
+        return self.kind in ("engine", "both", "all")
 
 
-def faults(steps: Steps, process: str) -> list[Fault]:
+def at_steps(kind: str, steps: Steps, process: str) -> list[Fault]:
     """A kill of a process at each of these steps."""
-    return [Fault(f"{process} {when} {step}", {process: Plan(step, when)}) for step, when in steps]
+    return [Fault(kind, f"{process} {when} {step}", {process: Plan(step, when)}) for step, when in steps]
 
 
-ENGINE_KILLS = faults([*SEGMENT_STEPS, *CHECKPOINT_STEPS], "engine")
-API_KILLS = faults(UPLOAD_STEPS, "api")
+ENGINE_KILLS = at_steps("engine", [*SEGMENT_STEPS, *CHECKPOINT_STEPS], "engine")
+API_KILLS = at_steps("API", UPLOAD_STEPS, "api")
 RANDOM_KILLS = [
-    Fault("engine at random", killed=("engine.main",)),
-    Fault("API at random", killed=("api.server",)),
-    Fault("both at random", killed=("engine.main", "api.server")),
-    Fault("Redis at random", killed=("redis",)),
-    Fault("all at once", killed=("serve",)),
+    Fault("engine", "engine at random", killed=("engine.main",)),
+    Fault("API", "API at random", killed=("api.server",)),
+    Fault("both", "both at random", killed=("engine.main", "api.server")),
+    Fault("Redis", "Redis at random", killed=("redis",)),
+    Fault("all", "all at once", killed=("serve",)),
 ]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fault did, in seconds and tokens.
+    """What a fault did, after which all was compared and equal.
 
     Attributes:
-        ready: from the fault until the service was ready again and the engine had recovered, as a client sees it.
-        start, replay, replayed: by the engine's own log: from the start of its process until it had recovered; of that counting
-            again; and the tokens counted again. None where the engine was not killed.
+        kind: of kill, or the name of a damage. kills: how many processes died.
+        ready: seconds from the fault until the service was ready again and the engine had recovered, as a client sees it.
+        start, replay, replayed: by the engine's own log: seconds from the start of its process until it had recovered, and of that
+            seconds and tokens of counting again. None where the engine was not killed.
     """
 
-    fault: str
+    kind: str
+    name: str
     kills: int
     ready: float
     start: float | None = None
@@ -213,7 +218,7 @@ class Campaign:
     # faults
 
     def strike(self, fault: Fault) -> Outcome:
-        """Let a fault happen while uploads arrive, wait until all is well again, and compare."""
+        """Let a kill happen while uploads arrive, wait until all is well again, and compare."""
         told = len(self._told())
         for process, plan in fault.at.items():
             plan.put(self.control, process)
@@ -222,34 +227,50 @@ class Campaign:
             time.sleep(self.rng.uniform(0.0, 1.0))
             began = time.monotonic()
             self._kill(fault.killed)
-            feeding.result()
         else:
-            sending = self._senders.submit(self.abandon)
+            feeding = self._senders.submit(self.abandon)
             self._feed_until(lambda: all((self.control / f"{process}.fired").exists() for process in fault.at), fault.name)
             began = time.monotonic()
-            sending.result()
-        eventually(
-            f"ready after {fault.name}",
-            lambda: (not fault.of_engine or len(self._told()) > told) and self.service.is_ready(),
-            SETTLE_SECONDS,
-        )
-        ready, outcome = time.monotonic() - began, Outcome(fault.name, fault.kills, 0.0)
-        if fault.of_engine:
-            replayed, replay, start = self._told()[-1]
-            outcome = Outcome(fault.name, fault.kills, ready, float(start), float(replay), int(replayed))
-        self.outcomes.append(replace(outcome, ready=ready))
-        self.compare()
-        return self.outcomes[-1]
+        feeding.result()
+        return self._recovered(fault.kind, fault.name, fault.kills, told if fault.of_engine else None, began)
 
-    def while_engine_is_down(self, action: Callable[[], object]) -> None:
-        """Kill the engine, do something to the data directory, and let the supervisor go on: it was stopped meanwhile."""
+    def damage(self, name: str, action: Damage) -> Outcome:
+        """Kill the engine while it counts, damage files, let it start again, and compare."""
+        self.feed(4)
+        told, began = self.while_engine_is_down(lambda: action(self))
+        self.feed(2)
+        return self._recovered(name, name, 1, told, began)
+
+    def while_engine_is_down(self, action: Callable[[], object]) -> tuple[int, float]:
+        """Kill the engine, do something, and only then let the supervisor go on, which was stopped meanwhile.
+
+        Returns:
+            How many engines had told that they are ready before, and when the last one was let start.
+        """
         told = len(self._told())
         assert self.service.process is not None
         self.service.process.send_signal(signal.SIGSTOP)
         self._kill(("engine.main",))
         action()
+        began = time.monotonic()
         self.service.process.send_signal(signal.SIGCONT)
-        eventually("the engine is ready again", lambda: len(self._told()) > told and self.service.is_ready(), SETTLE_SECONDS)
+        return told, began
+
+    def _recovered(self, kind: str, name: str, kills: int, told: int | None, began: float) -> Outcome:
+        """Wait until the service is ready, with an engine that told so after `told` others where one died, and compare."""
+        self.until_ready(told)
+        outcome = Outcome(kind, name, kills, time.monotonic() - began)
+        if told is not None:
+            replayed, replay, start = self._told()[-1]
+            outcome = replace(outcome, start=float(start), replay=float(replay), replayed=int(replayed))
+        self.compare()
+        self.outcomes.append(outcome)
+        return outcome
+
+    def until_ready(self, told: int | None) -> None:
+        """Wait until the service is ready, and another engine has recovered since `told` had."""
+        ready = self.service.is_ready
+        eventually("ready again", lambda: (told is None or len(self._told()) > told) and ready(), SETTLE_SECONDS)
 
     def _feed_until(self, reached: Callable[[], bool], what: str) -> None:
         """Send uploads, at most two a second, until something has happened."""

@@ -10,14 +10,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.corpus.ingest import AHEAD
+from engine.corpus.log import CorpusLog
 from engine.counts.state import State
 from tests.faults.campaign import API_KILLS, ENGINE_KILLS, RANDOM_KILLS, Campaign, Fault, campaign, last_saved
+from tests.faults.damage import CUTS, EVERYTHING, FLIPS, flip
 from tests.faults.injection import Plan, set_clock
 from tests.faults.streams import PushedStream
 from tests.service import eventually, serving
@@ -25,7 +30,6 @@ from tests.service import eventually, serving
 SEED = 7
 KILLS = [*ENGINE_KILLS, *API_KILLS, *RANDOM_KILLS]
 STREAM = PushedStream(SEED)
-CUTS = ("segment", "checkpoint", "both")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,11 @@ def test_what_was_killed_at_every_step_is_bit_for_bit_what_its_log_gives_in_one_
     for name in ("log", "inbox", "watch"):
         source = run.service.data_dir / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    corpus = CorpusLog(tmp_path / "log")
     with serving(tmp_path, *STREAM.options) as straight:
+        # It is ready: of its log only what ingest may be ahead with can be left.
+        assert straight.get("/v1/status")["tokens"] >= corpus.end_position(corpus.last - AHEAD)
+        assert "Not ready: the engine is recovering" in straight.log()
         eventually("all is counted", lambda: straight.get("/v1/status")["tokens"] == expected.tokens, 120)
     found = last_saved(tmp_path)
     assert found is not None
@@ -72,84 +80,22 @@ def assert_same_parts(found: State, expected: State) -> None:
             compare(array, wanted_arrays[name], err_msg=f"{part.name} {name}")
 
 
-def cut_off(run: Campaign, path: Path) -> None:
-    """Shorten a file to a random length."""
-    os.truncate(path, int(run.rng.integers(path.stat().st_size)))
-
-
-def flip_a_bit(run: Campaign, path: Path) -> None:
-    """Flip a random bit of a file."""
-    content = bytearray(path.read_bytes())
-    content[run.rng.integers(len(content))] ^= 1 << int(run.rng.integers(8))
-    path.write_bytes(content)
-
-
-def newest_segment(run: Campaign) -> Path:
-    return max((run.service.data_dir / "log").glob("*.seg"))
-
-
-def a_file_of_the_newest_checkpoint(run: Campaign) -> Path:
-    files = sorted(max((run.service.data_dir / "checkpoints").glob("*.manifest")).with_suffix("").iterdir())
-    return files[run.rng.integers(len(files))]
-
-
 @pytest.mark.parametrize("turn", range(10))
 def test_whatever_is_cut_off_wherever_every_count_is_the_oracles(run: Campaign, turn: int) -> None:
-    what = CUTS[turn % len(CUTS)]
-
-    def cut() -> None:
-        if what != "checkpoint":
-            cut_off(run, newest_segment(run))
-        if what != "segment":
-            cut_off(run, a_file_of_the_newest_checkpoint(run))
-
-    run.feed(4)
-    run.while_engine_is_down(cut)
-    run.feed(2)
-    run.compare()
+    run.damage(*list(CUTS.items())[turn % len(CUTS)])
 
 
-FLIPPED = ("newest segment", "old segment", "checkpoint", "manifest", "receipts", "pins", "run.json")
-
-
-@pytest.mark.parametrize("what", FLIPPED)
-def test_whatever_bit_is_flipped_every_count_is_the_oracles(run: Campaign, what: str) -> None:
-    data_dir = run.service.data_dir
-
-    def flip() -> None:
-        match what:
-            case "newest segment":
-                flip_a_bit(run, newest_segment(run))
-                flip_a_bit(run, a_file_of_the_newest_checkpoint(run))
-            case "old segment":
-                flip_a_bit(run, data_dir / "log" / "00000003.seg")
-            case "checkpoint":
-                flip_a_bit(run, a_file_of_the_newest_checkpoint(run))
-            case "manifest":
-                flip_a_bit(run, max((data_dir / "checkpoints").glob("*.manifest")))
-            case "receipts":
-                for path in (data_dir / "inbox" / "uploads").glob("*/manifest"):
-                    flip_a_bit(run, path)
-            case "pins":
-                flip_a_bit(run, data_dir / "watch")
-            case "run.json":
-                flip_a_bit(run, data_dir / "run.json")
-
-    run.feed(4)
-    run.while_engine_is_down(flip)
-    run.feed(2)
-    run.compare()
+@pytest.mark.parametrize("name", FLIPS)
+def test_whatever_bit_is_flipped_every_count_is_the_oracles(run: Campaign, name: str) -> None:
+    run.damage(name, FLIPS[name])
     assert run.service.get("/v1/watch")["pinned"] == 2
 
 
-def test_all_is_counted_again_where_no_checkpoint_can_be_used(run: Campaign) -> None:
-    def flip() -> None:
-        for path in (run.service.data_dir / "checkpoints").glob("*.manifest"):
-            flip_a_bit(run, path)
-        flip_a_bit(run, run.service.data_dir / "log" / "00000004.seg")
-
-    run.while_engine_is_down(flip)
-    run.compare()
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_all_is_counted_again_where_no_checkpoint_can_be_used(run: Campaign, name: str) -> None:
+    tokens = run.service.get("/v1/status")["tokens"]
+    outcome = run.damage(name, EVERYTHING[name])
+    assert outcome.replayed is not None and outcome.replayed >= tokens
 
 
 def test_an_upload_whose_body_was_damaged_before_it_was_counted_is_failed_and_nothing_of_it_counts(run: Campaign) -> None:
@@ -158,10 +104,10 @@ def test_an_upload_whose_body_was_damaged_before_it_was_counted_is_failed_and_no
     def damage() -> None:
         upload = STREAM.upload(10**6)
         taken.update(run.service.push(upload.body, "damaged", key=upload.key))
-        flip_a_bit(run, run.service.data_dir / "inbox" / "uploads" / taken["id"] / "body")
+        flip(run, run.service.data_dir / "inbox" / "uploads" / taken["id"] / "body")
 
     run.failed.add("damaged")
-    run.while_engine_is_down(damage)
+    run.until_ready(run.while_engine_is_down(damage)[0])
     failed = eventually(
         "it is failed", lambda: (found := run.service.get(f"/v1/uploads/{taken['id']}"))["state"] == "failed" and found
     )
@@ -194,11 +140,27 @@ def test_clocks_that_jump_change_nothing(run: Campaign) -> None:
         set_clock(run.control, ahead)
         run.feed(3)
         run.compare()
-        run.while_engine_is_down(lambda: run.feed(2))
+        run.until_ready(run.while_engine_is_down(lambda: run.feed(2))[0])
         run.compare()
     set_clock(run.control, 0.0)
     run.feed(2)
     run.compare()
+
+
+def test_who_waits_for_an_answer_while_the_clock_jumps_gets_it(run: Campaign) -> None:
+    engine = run.service.child("engine.main")
+    assert engine is not None
+    pair = {"up": "0:1", "down": "1:1"}
+    with ThreadPoolExecutor(1) as asking:
+        engine.suspend()
+        try:
+            answer = asking.submit(run.service.http.get, "/v1/similarity", params=pair)
+            time.sleep(0.5)  # it waits in Redis by now
+            set_clock(run.control, 3_600.0)
+        finally:
+            engine.resume()
+        assert answer.result().status_code == 200
+    set_clock(run.control, 0.0)
 
 
 SECOND_ENGINE = "import sys, engine.main as main; main._PREDECESSOR_SECONDS = 0.2; sys.exit(main.main())"
