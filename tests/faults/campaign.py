@@ -183,6 +183,14 @@ class Campaign:
         self._next += count
         self.acknowledged.update(zip(numbers, self._senders.map(self._send, numbers), strict=True))
 
+    def offer(self) -> httpx.Response:
+        """Send the next upload once: it is acknowledged, or not and forgotten."""
+        number, self._next = self._next, self._next + 1
+        answer = self._post(self.stream.upload(number))
+        if answer.status_code == 202:
+            self.acknowledged[number] = answer.json()["id"]
+        return answer
+
     def abandon(self) -> None:
         """Send an upload into whatever happens, and never again: it is taken whole or not at all."""
         number, self._next = self._next, self._next + 1
