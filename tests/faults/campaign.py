@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -115,6 +116,12 @@ RANDOM_KILLS = [
     Fault("Redis", "Redis at random", killed=("redis",)),
     Fault("all", "all at once", killed=("serve",)),
 ]
+MODEL_KILLS = [
+    Fault("engine", "engine at a segment", {"engine": Plan("segment rename", "after")}),
+    Fault("engine", "engine at a table", {"engine": Plan("table write", "middle", skip=3)}),
+    *RANDOM_KILLS[2:],
+]
+"""Of the bundled model, whose engine takes ten seconds to start."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,8 @@ class Campaign:
     Attributes:
         acknowledged: id of every upload that was acknowledged, by its number.
         outcomes: of the faults so far. resent: attempts that failed and were made again. repeated: acknowledged uploads that were
-            sent again. conflicts: the same key with other content. failed: corpora of uploads that were damaged on purpose.
+            sent again. conflicts: the same key with other content. abandoned, abandoned_taken: uploads that nobody sent again, and
+            those of them that had been taken. failed: corpora of uploads that were damaged on purpose.
     """
 
     def __init__(self, service: Service, stream: Stream, control: Path, rng: np.random.Generator) -> None:
@@ -168,7 +176,7 @@ class Campaign:
         self.oracle = Oracle(stream.sizes, [(up, up + 1) for up in range(len(stream.sizes) - 1)])
         self.acknowledged: dict[int, str] = {}
         self.outcomes: list[Outcome] = []
-        self.resent = self.repeated = self.conflicts = 0
+        self.resent = self.repeated = self.conflicts = self.abandoned = self.abandoned_taken = 0
         self.failed: set[str] = set()
         self._next = 0
         self._abandoned: set[int] = set()
@@ -195,8 +203,15 @@ class Campaign:
         """Send an upload into whatever happens, and never again: it is taken whole or not at all."""
         number, self._next = self._next, self._next + 1
         self._abandoned.add(number)
+        self.abandoned += 1
         with suppress(httpx.TransportError):
             self._post(self.stream.upload(number), corpus=f"abandoned-{number}")
+
+    def pin(self, *pairs: tuple[tuple[int, int], tuple[int, int]]) -> None:
+        """Watch pairs of features, given by layer and index."""
+        named = [{"up": f"{up[0]}:{up[1]}", "down": f"{down[0]}:{down[1]}"} for up, down in pairs]
+        answer = self.service.http.post("/v1/watch", json={"pairs": named})
+        assert answer.status_code == 200, answer.text
 
     def _send(self, number: int) -> str:
         upload = self.stream.upload(number)
@@ -237,8 +252,9 @@ class Campaign:
             self._kill(fault.killed)
         else:
             feeding = self._senders.submit(self.abandon)
-            self._feed_until(lambda: all((self.control / f"{process}.fired").exists() for process in fault.at), fault.name)
-            began = time.monotonic()
+            fired = [self.control / f"{process}.fired" for process in fault.at]
+            self._feed_until(lambda: all(path.exists() for path in fired), fault.name)
+            began = time.monotonic() - (time.time() - max(path.stat().st_ctime for path in fired))
         feeding.result()
         return self._recovered(fault.kind, fault.name, fault.kills, told if fault.of_engine else None, began)
 
@@ -263,6 +279,33 @@ class Campaign:
         began = time.monotonic()
         self.service.process.send_signal(signal.SIGCONT)
         return told, began
+
+    def fail_the_disk(self, fault: Literal["ENOSPC", "EIO"]) -> Outcome:
+        """Let the disk fail under the API, then under the engine: uploads are refused, the status tells it, and it passes."""
+        said, broken = os.strerror(getattr(errno, fault)), Plan("*", fault=fault, lasting=True)
+        broken.put(self.control, "api")
+        refused = self.offer()
+        assert refused.status_code == 507 and "retry-after" in refused.headers and said in refused.json()["detail"], refused.text
+        (self.control / "api").unlink()
+        broken.put(self.control, "engine")
+        self.feed(3)
+        eventually("the status tells it", lambda: said in (self.service.get("/v1/status")["problem"] or ""))
+        (self.control / "engine").unlink()
+        began = time.monotonic()
+        eventually("it is over", lambda: self.service.get("/v1/status")["problem"] is None)
+        return self._recovered(f"disk fails: {fault}", fault, 0, None, began)
+
+    def jump(self, ahead: float) -> Outcome:
+        """Let the clock jump, while text is counted and over a restart of the engine."""
+        set_clock(self.control, ahead)
+        self.feed(3)
+        self.compare()
+        told, began = self.while_engine_is_down(lambda: self.feed(2))
+        outcome = self._recovered("clock jumps", f"clock {ahead:+.0f} s", 1, told, began)
+        set_clock(self.control, 0.0)
+        self.feed(2)
+        self.compare()
+        return outcome
 
     def _recovered(self, kind: str, name: str, kills: int, told: int | None, began: float) -> Outcome:
         """Wait until the service is ready, with an engine that told so after `told` others where one died, and compare."""
@@ -335,6 +378,7 @@ class Campaign:
             if answer.status_code == 200:
                 (item,) = answer.json()["items"]
                 self.acknowledged[number] = item["id"]
+                self.abandoned_taken += 1
 
     def _published(self) -> int | None:
         answer = self.service.http.get("/v1/status")

@@ -5,8 +5,6 @@ The tests share one server and go on from each other; all that was sent before i
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from engine.corpus.log import CorpusLog
 from engine.counts.state import State
 from tests.faults.campaign import API_KILLS, ENGINE_KILLS, RANDOM_KILLS, Campaign, Fault, campaign, last_saved
 from tests.faults.damage import CUTS, EVERYTHING, FLIPS, flip
-from tests.faults.injection import Plan, set_clock
+from tests.faults.injection import set_clock
 from tests.faults.streams import PushedStream
 from tests.service import eventually, serving
 
@@ -36,8 +35,7 @@ STREAM = PushedStream(SEED)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     with campaign(tmp_path_factory.mktemp("faults") / "data", STREAM, SEED) as running:
         running.feed(8)
-        pairs = [{"up": "0:3", "down": "1:3"}, {"up": "1:0", "down": "2:8"}]
-        assert running.service.http.post("/v1/watch", json={"pairs": pairs}).status_code == 200
+        running.pin(((0, 3), (1, 3)), ((1, 0), (2, 8)))
         running.compare()
         yield running
 
@@ -117,34 +115,13 @@ def test_an_upload_whose_body_was_damaged_before_it_was_counted_is_failed_and_no
 
 
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO"])
-def test_a_disk_that_fails_is_told_refuses_uploads_and_loses_nothing(run: Campaign, fault: str) -> None:
-    said = os.strerror(getattr(errno, fault))
-    broken = Plan("*", fault=fault, lasting=True)
-    broken.put(run.control, "api")
-    upload = STREAM.upload(10**6 + 1)
-    refused = run.service.http.post(
-        upload.path, params={"name": "x"}, content=upload.body, headers={"Content-Type": upload.media_type}
-    )
-    assert refused.status_code == 507 and "retry-after" in refused.headers and said in refused.json()["detail"]
-    (run.control / "api").unlink()
-    broken.put(run.control, "engine")
-    run.feed(3)
-    eventually("the status tells it", lambda: said in (run.service.get("/v1/status")["problem"] or ""))
-    (run.control / "engine").unlink()
-    eventually("it is over", lambda: run.service.get("/v1/status")["problem"] is None)
-    run.compare()
+def test_a_disk_that_fails_is_told_refuses_uploads_and_loses_nothing(run: Campaign, fault: Literal["ENOSPC", "EIO"]) -> None:
+    run.fail_the_disk(fault)
 
 
-def test_clocks_that_jump_change_nothing(run: Campaign) -> None:
-    for ahead in (3_600.0, -86_400.0):
-        set_clock(run.control, ahead)
-        run.feed(3)
-        run.compare()
-        run.until_ready(run.while_engine_is_down(lambda: run.feed(2))[0])
-        run.compare()
-    set_clock(run.control, 0.0)
-    run.feed(2)
-    run.compare()
+@pytest.mark.parametrize("ahead", [3_600.0, -86_400.0], ids=["an hour ahead", "a day back"])
+def test_a_clock_that_jumps_changes_nothing(run: Campaign, ahead: float) -> None:
+    run.jump(ahead)
 
 
 def test_who_waits_for_an_answer_while_the_clock_jumps_gets_it(run: Campaign) -> None:

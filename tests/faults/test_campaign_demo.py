@@ -6,18 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.campaign import Campaign, Fault, campaign
-from tests.faults.injection import Plan
+from tests.faults.campaign import MODEL_KILLS, Campaign, Fault, campaign
 from tests.faults.streams import TextStream
 
 SEED = 11
-KILLS = [
-    Fault("engine", "engine at a segment", {"engine": Plan("segment rename", "after")}),
-    Fault("engine", "engine at a table", {"engine": Plan("table write", "middle", skip=3)}),
-    Fault("both", "both at random", killed=("engine.main", "api.server")),
-    Fault("Redis", "Redis at random", killed=("redis",)),
-    Fault("all", "all at once", killed=("serve",)),
-]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +20,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
         yield running
 
 
-@pytest.mark.parametrize("fault", KILLS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", MODEL_KILLS, ids=lambda fault: fault.name)
 def test_after_a_kill_every_count_of_the_model_is_the_oracles(run: Campaign, fault: Fault) -> None:
     run.strike(fault)
