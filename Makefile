@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARGS ?=
 
-.PHONY: install run test lint format bench faults screenshots browser clean
+.PHONY: install run test lint format bench faults plots screenshots browser clean
 .DEFAULT_GOAL := run
 
 install: $(STAMP)
@@ -34,18 +34,24 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python .ci/audit.py
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install
+# Some 45 minutes on two idle cores; ARGS=--quick sees in two that all of it works.
+bench: install browser
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # 300 kills, damaged files, failing disks, jumping clocks: half an hour. The table in the README is made of its rows.
 faults: install
 	$(BIN)/python -m benchmarks.faults $(ARGS)
 	$(BIN)/python -m benchmarks.faults --readme
+
+# The README's pictures and table, from the rows of benchmarks/results.
+plots: install browser
+	$(BIN)/python -m benchmarks.plots
 
 # The two pictures in the README, from the demo: some three minutes.
 screenshots: install browser

@@ -11,11 +11,11 @@ from api.answers import UploadAnswer
 from api.body import body_of, check_of
 from api.parameters import Key, Name, Wait
 from api.run import Run
-from api.uploads import accept
+from api.uploads import REPEATED, SMALLER, accept
 from engine.settings import Settings
 
 
-@post("/v1/activations", status_code=202, summary="Send activations", tags=["corpora"])
+@post("/v1/activations", status_code=202, summary="Send activations", tags=["corpora"], responses=REPEATED)
 async def send_activations(
     request: Request[Any, Any, Any],
     state: State,
@@ -30,7 +30,7 @@ async def send_activations(
     `{"document": str, "tokens": T, "layers": [{"offsets": bin, "features": bin, "values": bin}, …]}`, one entry per layer in order:
     `offsets` int32 [T+1], `features` int32 [nnz] strictly increasing within a token, `values` float32 [nnz] > 0, all little-endian.
     """
-    async with body_of(request) as body:
+    async with body_of(request, settings.max_upload_bytes, SMALLER) as body:
         check = check_of(request, "activations", run.description(), settings)
         return await accept(request, state, body, "activations", name, check, key, wait)
 

@@ -9,7 +9,7 @@ import msgspec
 from engine.threshold import Threshold
 from engine.views.answers import SnapshotAnswer
 from engine.views.hidden import HiddenAnswer
-from engine.views.records import CalibrationStatus, CheckpointStatus, ConvergencePoint, DriftRecord, EngineState
+from engine.views.records import CalibrationStatus, CheckpointStatus, ConvergencePoint, DriftRecord, EngineState, TableStatus
 from engine.views.requests import ContextAnswer
 
 
@@ -83,6 +83,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     saes: str
     layers: list[LayerAnswer]
     pairs: list[tuple[int, int]]
+    tables: list[TableStatus]
     threshold: Threshold
     calibration: CalibrationStatus | None
     tokens: int

@@ -41,7 +41,9 @@ from api.parameters import only_known_parameters
 from api.problems import HANDLERS
 from api.run import Run
 from api.schema import complete, openapi
+from api.slots import Slots
 from engine.corpus.inbox import Inbox
+from engine.corpus.quota import Quota
 from engine.errors import NoRedis
 from engine.settings import Settings
 from engine.views.connection import connect_async
@@ -75,7 +77,9 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             "redis": redis,
             "views": Views(redis, settings.redis_prefix),
             "explanations": Explanations(settings.explanations),
-            "inbox": Inbox(settings.data_dir / "inbox"),
+            "inbox": Inbox(settings.data_dir / "inbox", Quota.of(settings)),
+            "arriving": Slots(settings.max_uploads, "uploads arrive"),
+            "subscribers": Slots(settings.max_subscribers, "event streams are open"),
             "run": Run(settings.data_dir),
             "metrics": RequestMetrics(),
             "stopping": asyncio.Event(),
@@ -107,11 +111,10 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
         exception_handlers=dict(HANDLERS),
         before_request=only_known_parameters,
         guards=[RefuseWhileCalibrating(state.views, settings)],
-        middleware=[state.metrics.middleware],
         openapi_config=openapi(VERSION),
         lifespan=[_until_closed],
         logging_config=None,
-        request_max_body_size=None,  # uploads are streamed; each document has its limit
+        request_max_body_size=None,  # bodies are streamed, each with its limit (`api.body`)
     )
     complete(app)
     return app

@@ -12,11 +12,12 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from api import relation_commands, tables
+from api import key_commands, relation_commands, tables
 from api.client import Client, chunks, media_type
-from api.console import DEFAULT_URL, Url, complaints, console, feature_of, patient
+from api.console import DEFAULT_URL, Key, Url, complaints, console, feature_of, patient
+from engine import logs
 from engine.errors import BadInput, NotReady, SaestreamError
-from engine.settings import load
+from engine.settings import Settings, load
 
 app = typer.Typer(
     help="Live statistics on how SAE features evolve across the layers of a language model.",
@@ -39,16 +40,24 @@ def serve(
     include_special: Annotated[bool | None, typer.Option(help="count special tokens (BOS, EOS, padding) too")] = None,
     context_size: Annotated[int | None, typer.Option(help="window length in tokens; the SAEs' by default")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="memory for the statistics, such as 8GB: pair tables that don't fit are bounded")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="where the corpus log and the checkpoints live")] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on")] = None,
     redis_url: Annotated[str | None, typer.Option(help="your Redis; a private one by default")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="a key that may write, beside those of `saestream keys`; also SAESTREAM_API_KEY")
+    ] = None,
+    disk_quota: Annotated[str | None, typer.Option(help="of the corpus log and what waits for it, e.g. 200GiB")] = None,
+    retention: Annotated[str | None, typer.Option(help="when the quota nears, keep the oldest counted text or drop it")] = None,
+    log_format: Annotated[str | None, typer.Option(help="human or json (one object a line)")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings")] = None,
 ) -> None:
     """Serve until stopped: engine, API and private Redis. Without a model, the bundled demo model."""
     from engine.supervisor import Supervisor
 
-    _log_to_console()
     settings = load(
         config,
         model=model,
@@ -60,12 +69,51 @@ def serve(
         include_special=include_special,
         context_size=context_size,
         device=device,
+        memory_budget=memory_budget,
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        redis_url=redis_url,
+        api_key=api_key,
+        disk_quota=disk_quota,
+        retention=retention,
+        log_format=log_format,
+    )
+    _log(settings)
+    raise typer.Exit(Supervisor(settings).run())
+
+
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Option(help="model: hub name or local folder")] = None,
+    saes: Annotated[str | None, typer.Option(help="SAEs: SAELens release, or a folder")] = None,
+    dictionary: Annotated[str | None, typer.Option(help="D0,D1,…: dictionary sizes of a run without a model")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="where the corpus log and the checkpoints live")] = None,
+    host: Annotated[str | None, typer.Option(help="address that it listens on")] = None,
+    port: Annotated[int | None, typer.Option(help="port that it listens on")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="your Redis; a private one by default")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings")] = None,
+) -> None:
+    """See whether a run can start with these settings, or how the one that runs is. Exit status 1 when something is wrong."""
+    from api.doctor import examine
+
+    settings = load(
+        config,
+        model=model,
+        saes=saes,
+        dictionary=_numbers("--dictionary", dictionary),
+        device=device,
         data_dir=data_dir,
         host=host,
         port=port,
         redis_url=redis_url,
     )
-    raise typer.Exit(Supervisor(settings).run())
+    bad = False
+    for found in examine(settings):
+        console.print(tables.finding(found))
+        bad |= found.state == "wrong"
+    raise typer.Exit(int(bad))
 
 
 @app.command()
@@ -89,6 +137,7 @@ def feed(
     ] = "durable",
     key: Annotated[str | None, typer.Option(help="idempotency key: sending it again changes nothing (one file only)")] = None,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """Send files to a running server. A file that is sent twice is counted twice, unless --key says that it is the same."""
     if wait not in ("durable", "visible"):
@@ -96,7 +145,7 @@ def feed(
     if key is not None and len(files) > 1:
         raise BadInput(f"--key names one upload, {len(files)} files were given: send them one by one")
     kinds = {path: media_type(path) for path in files}
-    with Client(url) as client, _progress() as progress:
+    with Client(url, api_key) as client, _progress() as progress:
         uploads = {path: _send(client, progress, path, kinds[path], corpus or path.stem, key) for path in files}
         if wait == "visible":
             for path, upload in uploads.items():
@@ -108,9 +157,9 @@ def feed(
 
 
 @app.command()
-def status(url: Url = DEFAULT_URL) -> None:
+def status(url: Url = DEFAULT_URL, api_key: Key = None) -> None:
     """What a running server has counted, and how it is doing."""
-    with Client(url) as client:
+    with Client(url, api_key) as client:
         answers = client.get("/v1/status"), client.get("/v1/corpora")
         try:
             series = client.get("/v1/convergence", last=1)
@@ -127,10 +176,11 @@ def neighbors(
     k: Annotated[int, typer.Option("-k", "--k", help="how many")] = 10,
     min_support: Annotated[int | None, typer.Option(help="smallest joint count; the server's default is 10")] = None,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """The nearest features of a feature in the layers before and after it, with counts."""
     layer, index = feature_of(feature)
-    with Client(url) as client:
+    with Client(url, api_key) as client:
         known = client.get(f"/v1/features/{layer}/{index}")
         console.print(tables.feature_line(known))
         for one in [direction] if direction else ["upstream", "downstream"]:
@@ -141,7 +191,7 @@ def neighbors(
             except SaestreamError as error:
                 if direction:
                     raise
-                console.print(f"[dim]{one}: {error.message}[/]")
+                console.print(Text(f"{one}: {error.message}", style="dim"))
                 continue
             console.print(tables.neighbors(answer))
 
@@ -152,6 +202,7 @@ def watch(
         list[str] | None, typer.Argument(help="pairs, upstream then downstream: 0:3 1:3 …; none lists them")
     ] = None,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """Keep the intervals of pairs of features from here on, or list the pairs that were asked for."""
     named = features or []
@@ -159,7 +210,7 @@ def watch(
         raise BadInput(f"{len(named)} features: pairs are given as upstream downstream, e.g. 0:3 1:3")
     for feature in named:
         feature_of(feature)
-    with Client(url) as client:
+    with Client(url, api_key) as client:
         if named:
             pairs = [{"up": up, "down": down} for up, down in zip(named[::2], named[1::2], strict=True)]
             console.print(tables.pinned_line(client.post("/v1/watch", {"pairs": pairs})))
@@ -176,11 +227,12 @@ def compare(
     measure: Annotated[str, typer.Option(help="of the edges: jaccard, sufficiency, necessity or pearson")] = "jaccard",
     k: Annotated[int, typer.Option("-k", "--k", help="how many")] = 20,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """What differs most between two corpora: densities of features, or with --edges similarities of watched pairs."""
     if edges is not None and layer is not None:
         raise BadInput(f"--layer {layer} and --edges {edges}: features are compared, or edges; give one of them")
-    with Client(url) as client:
+    with Client(url, api_key) as client:
         if edges is None:
             console.print(tables.compared(client.get("/v1/compare", a=a, b=b, layer=layer, limit=k)))
         else:
@@ -189,18 +241,20 @@ def compare(
 
 
 app.add_typer(relation_commands.commands)
+app.add_typer(key_commands.commands, name="keys")
 
 
 @app.command()
 def report(
     out: Annotated[Path, typer.Option(help="the HTML file to write; one that is there is replaced")] = Path("report.html"),
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """Write one self-contained HTML file about the run: flow, dead features, convergence, histograms, examples with their text."""
     from api import report as page
 
     page.check_out(out)
-    with patient(url) as client, complaints.status("reading the run …"):
+    with patient(url, api_key) as client, complaints.status("reading the run …"):
         found = page.gather(client)
         page.write(found, out)
     if found.notice:
@@ -225,7 +279,7 @@ def _until_counted(client: Client, progress: Progress, name: str, upload: Any) -
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn() if not console.is_terminal else DownloadColumn(),
         TimeRemainingColumn(),
@@ -250,7 +304,10 @@ def _pair(text: str, option: str = "--pairs") -> tuple[int, int]:
     return int(up), int(down)
 
 
-def _log_to_console() -> None:
+def _log(settings: Settings) -> None:
+    """What this process logs as a server: on the console, or as the others where that is to be JSON."""
+    if settings.log_format == "json":
+        return logs.setup("supervisor", "json", settings.log_requests)
     handler = RichHandler(console=complaints, show_path=False, log_time_format="%H:%M:%S")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)

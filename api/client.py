@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ MEDIA_TYPES = {
     ".msgpack": "application/x-msgpack",
 }
 _CHUNK = 1 << 18
+_TRIES = 10
+_PATIENCE = 10.0  # seconds that a command waits when it is told to ask again later; for more it says so and ends
 
 
 class Refused(SaestreamError):
@@ -29,9 +32,11 @@ class Refused(SaestreamError):
 class Client:
     """A running server, by its address."""
 
-    def __init__(self, url: str, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, api_key: str | None = None, timeout: float = 30.0) -> None:
+        """`api_key`: sent with every request, to no other server (redirects are not followed)."""
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout)
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
 
     def __enter__(self) -> Client:
         return self
@@ -40,12 +45,12 @@ class Client:
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
-        """GET a route and decode its JSON.
+        """GET a route and decode its JSON; where the server says that it is asked too often, ask again when it says.
 
         Raises:
             NotReady: nothing listens at the address, or the server says 503 or that it calibrates. Refused: any other problem.
         """
-        return self._decode(lambda: self._http.get(path, params=_given(query)))
+        return self._decode(lambda: self._http.get(path, params=_given(query)), _TRIES)
 
     def every(self, path: str, **query: Any) -> Any:
         """GET a list page by page: its first answer, with the `items` of all pages. The server keeps them of one snapshot."""
@@ -57,7 +62,7 @@ class Client:
 
     def post(self, path: str, body: Any) -> Any:
         """POST a JSON body; errors as `get`."""
-        return self._decode(lambda: self._http.post(path, json=body))
+        return self._decode(lambda: self._http.post(path, json=body), _TRIES)
 
     def upload(self, path: str, body: Iterable[bytes], media_type: str, key: str | None = None, **query: Any) -> Any:
         """POST a body in chunks; without a key each call is an upload of its own, retried or not."""
@@ -65,9 +70,12 @@ class Client:
         timeout = httpx.Timeout(30.0, read=90.0)  # `wait=visible` may take a minute
         return self._decode(lambda: self._http.post(path, content=body, headers=headers, params=_given(query), timeout=timeout))
 
-    def _decode(self, request: Callable[[], httpx.Response]) -> Any:
+    def _decode(self, request: Callable[[], httpx.Response], tries: int = 1) -> Any:
         try:
             answer = request()
+            while answer.status_code == 429 and (tries := tries - 1) > 0 and (wait := _wait(answer)) <= _PATIENCE:
+                time.sleep(wait)
+                answer = request()
         except httpx.TransportError as error:
             raise NotReady(f"no answer from {self.url} ({error.__class__.__name__}): is `saestream serve` running?") from error
         if answer.is_success:
@@ -77,6 +85,11 @@ class Client:
         if answer.status_code == 503 or problem.get("title") == Calibrating.title:
             raise NotReady(detail)
         raise Refused(detail)
+
+
+def _wait(answer: httpx.Response) -> float:
+    told = answer.headers.get("retry-after", "1")
+    return float(told) if told.isdigit() else 1.0
 
 
 def _given(query: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from api.negotiation import answer
-from api.parameters import known_corpus, offset_of, within
+from api.parameters import known_corpus, within
 from engine.corpus.inbox import Inbox
 from engine.errors import BadValue
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer
+from engine.views.lists import Page
 from engine.views.reader import Views
 from engine.views.requests import CompareEdgesRequest, CompareRequest
 
@@ -42,8 +43,8 @@ async def compare(
     level `alpha`: what was picked for its difference is not judged more mildly than all others. Live from the engine, over the
     documents that have ended; features without an interval come last.
     """
-    start = _check(inbox, a, b, limit, cursor)
-    return answer(request, await views.live(CompareRequest(a, b, layer, start, limit)))
+    _check(inbox, a, b, limit)
+    return answer(request, await views.live(CompareRequest(a, b, layer, Page(limit, cursor))))
 
 
 @get("/v1/compare/edges", summary="Pairs that differ between two corpora", tags=["statistics"])
@@ -63,22 +64,21 @@ async def compare_edges(
 
     Over documents that began behind the place where a pair was chosen, so also `estimate` is over these; the rest as for features.
     """
-    start = _check(inbox, a, b, limit, cursor)
-    return answer(request, await views.live(CompareEdgesRequest(a, b, (up, down), measure, start, limit)))
+    _check(inbox, a, b, limit)
+    return answer(request, await views.live(CompareEdgesRequest(a, b, (up, down), measure, Page(limit, cursor))))
 
 
-def _check(inbox: Inbox, a: str, b: str, limit: int, cursor: str | None) -> int:
-    """Where the page starts.
+def _check(inbox: Inbox, a: str, b: str, limit: int) -> None:
+    """Refuse two corpora that can't be compared.
 
     Raises:
-        Unknown: a corpus that nothing was sent of. BadValue: twice the same, or a limit out of range. BadInput: another cursor.
+        Unknown: a corpus that nothing was sent of. BadValue: twice the same, or a limit out of range.
     """
     within("limit", limit, 1, MOST)
     for corpus in (a, b):
         known_corpus(inbox, corpus)
     if a == b:
         raise BadValue(f"a and b are both {a!r}: a corpus does not differ from itself, name two")
-    return offset_of(cursor)
 
 
 ROUTES = [compare, compare_edges]

@@ -15,7 +15,7 @@ from api.body import body_of, check_of
 from api.negotiation import answer
 from api.parameters import Key, Name, Wait, within
 from api.run import Run
-from api.uploads import accept, corpus_answer, upload_answer
+from api.uploads import REPEATED, SMALLER, accept, corpus_answer, upload_answer
 from engine.corpus.inbox import Inbox, Manifest
 from engine.errors import Unknown
 from engine.settings import Settings
@@ -28,7 +28,7 @@ Limit = Annotated[int, Parameter(description="items of a page, at most")]
 Cursor = Annotated[str | None, Parameter(description="`next` of the page before")]
 
 
-@post("/v1/corpora", status_code=202, summary="Send text", tags=["corpora"])
+@post("/v1/corpora", status_code=202, summary="Send text", tags=["corpora"], responses=REPEATED)
 async def send_text(
     request: Request[Any, Any, Any],
     state: State,
@@ -45,7 +45,7 @@ async def send_text(
     `wait=visible` when all of it is in a published snapshot, but after 60 seconds in any case. The same `Idempotency-Key` with the
     same content is answered 200 with the first upload; with other content 409.
     """
-    async with body_of(request) as body:
+    async with body_of(request, settings.max_upload_bytes, SMALLER) as body:
         check = check_of(request, "corpora", run.description(), settings)
         return await accept(request, state, body, "corpora", name, check, key, wait)
 

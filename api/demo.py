@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ from api import findings, tables
 from api.client import Client
 from engine.demo.text import CORPORA, demo_documents, sample_documents
 from engine.errors import NotReady, SaestreamError
-from engine.supervisor import REFUSED, die_with_parent
+from engine.supervisor import KEY_VARIABLE, REFUSED, die_with_parent
 
 UPLOAD_DOCUMENTS = 500  # small enough that the first counts come in a second, large enough that an upload costs nothing
 _PLAIN_SECONDS = 2.0  # between lines where the output is no terminal
@@ -46,18 +47,23 @@ def run(console: Console, data_dir: Path, port: int, once: bool) -> int:
         began = log_file.tell()
         server = subprocess.Popen(command, stdout=log_file, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
     url = f"http://127.0.0.1:{port}"
+    api_key = os.environ.get(KEY_VARIABLE)  # the server has it as well, and then needs it
     try:
-        with Client(url) as client:
+        with Client(url, api_key) as client:
             console.print(f"Starting the engine (its log is {log_path}) …")
             _until_ready(client, server)
-            console.print(f"Ready: [bold]{url}[/] is the page, {url}/schema the API. Streaming this Python's own documentation.")
-            feeder = Feeder(url)
+            console.print(
+                f"Ready: [bold]{url}[/] is the page, {url}/schema the API. Streaming this Python's own documentation.", markup=True
+            )
+            feeder = Feeder(url, api_key)
             feeder.start()
             _watch(console, client, server, feeder)
             console.print(findings.report(client))
             if once:
                 return 0
-            console.print(f"\nServing on {url} until Ctrl-C. Feed it more: [bold].venv/bin/saestream feed FILE --corpus NAME[/]")
+            console.print(
+                f"\nServing on {url} until Ctrl-C. Feed it more: [bold].venv/bin/saestream feed FILE --corpus NAME[/]", markup=True
+            )
             return server.wait()
     except ServerEnded:
         with log_path.open("rb") as log_file:
@@ -79,15 +85,15 @@ class ServerEnded(Exception):
 class Feeder(threading.Thread):
     """Sends the sample, then both corpora in turns."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, api_key: str | None = None) -> None:
         super().__init__(name="demo feeder", daemon=True)
-        self.url = url
+        self.url, self._api_key = url, api_key
         self.error: SaestreamError | None = None
         self.uploads: list[str] = []
 
     def run(self) -> None:
         try:
-            with Client(self.url) as client:
+            with Client(self.url, self._api_key) as client:
                 for corpus in CORPORA:
                     self._send(client, corpus, [row.text for row in sample_documents() if row.package == corpus])
                 parts = {corpus: batches(demo_documents(corpus)) for corpus in CORPORA}

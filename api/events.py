@@ -3,7 +3,8 @@
 1. The first connection gets the current snapshot at once, a reconnection the first event after its `Last-Event-ID`.
 2. When that event is no longer kept, or is of an earlier engine, it gets `reset` first: read everything anew.
 3. A comment every 15 seconds keeps proxies from closing a quiet stream.
-4. The stream ends when the server stops or loses Redis; browsers come back by themselves, with the last id they saw.
+4. So many streams may be open (`max_subscribers`): one more is 429.
+5. The stream ends when the server stops or loses Redis; browsers come back by themselves, with the last id they saw.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from litestar import get
 from litestar.datastructures import State
 from litestar.params import Parameter
 from litestar.response import Stream
+from litestar.types import ASGIApp, Receive, Scope, Send
 from redis.exceptions import RedisError
 
 from api.answers import ConvergenceSummary, EventAnswer
@@ -33,7 +35,17 @@ RETRY_MS = 1_000
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-@get("/v1/events", media_type="text/event-stream", summary="Live events", tags=["live"])
+def _counted(app: ASGIApp) -> ASGIApp:
+    """Hold a place from before the answer begins until it has ended, however that comes about."""
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        with scope["litestar_app"].state.subscribers.hold():
+            await app(scope, receive, send)
+
+    return counted
+
+
+@get("/v1/events", media_type="text/event-stream", summary="Live events", tags=["live"], middleware=[_counted])
 async def events(
     views: Views,
     state: State,

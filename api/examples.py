@@ -84,7 +84,7 @@ VALUES = {
     "activation_cosine": 0.9712,
     "decoder_cosine": 0.8829,
 }
-_COUNTS = {"up": 1_973, "down": 1_900, "joint": 1_781}
+_COUNTS = {"up": 1_973, "down": 1_900, "joint": 1_781, "count_error": 0}
 LINK = {"up": "3:17", "down": "4:99", "counts": _COUNTS, "estimate": 0.9707, "measures": VALUES}
 
 
@@ -148,6 +148,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
             {"layer": 4, "hook": "blocks.4.hook_resid_pre", "features": 1_024, "dead": 7},
         ],
         "pairs": [[3, 4]],
+        "tables": [{"pair": [3, 4], "layout": "dense", "bytes": 16_777_216, "kept": None, "kept_most": None}],
         "threshold": {"kind": "relative", "value": 0.2},
         "calibration": {"tokens": 131_072, "calibration_tokens": 131_072, "done": True, "never_fired": [23, 18]},
         "tokens": 415_104,
@@ -253,7 +254,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "difference": {"estimate": 0.0091, "lower": 0.0069, "upper": 0.0107, "status": "ok", "reason": None},
             }
         ],
-        "next": "1",
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
         "snapshot": _LIVE,
     },
     ("get", "/v1/compare/edges"): {
@@ -274,7 +275,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "difference": {"estimate": 0.4485, "lower": 0.2631, "upper": 0.6087, "status": "ok", "reason": None},
             }
         ],
-        "next": "1",
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
         "snapshot": _LIVE,
     },
     ("post", "/v1/watch"): {

@@ -16,7 +16,7 @@ from api.parameters import known_corpus, known_feature, parse_feature, within
 from api.run import Run
 from engine.corpus.inbox import Inbox
 from engine.encoder.description import LayerDescription
-from engine.errors import NotReady
+from engine.errors import NotReady, TooMany
 from engine.measures.strengths import STRENGTHS
 from engine.settings import Settings
 from engine.views.answers import NeighborsAnswer, snapshot_answer
@@ -141,7 +141,7 @@ async def _strongest(views: Views, record: FeatureRecord) -> tuple[ContextAnswer
         return None, f"feature {name} never fired", True
     try:
         found = await views.contexts([(record.layer, record.index)], 1, _CONTEXT_SECONDS)
-    except NotReady as error:
+    except (NotReady, TooMany) as error:
         log.info("no context for feature %s: %s", name, error.message)
         return None, error.message, False
     if not found.contexts:

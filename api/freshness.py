@@ -26,15 +26,13 @@ def age_seconds(snapshot: Snapshot) -> float:
 
 
 def up_to_date(snapshot: Snapshot, status: StatusRecord | None, seconds: float) -> bool:
-    """Whether a snapshot is younger than `seconds`, or holds everything there is to count as of an engine's report that is.
+    """Whether a snapshot is younger than `seconds`, or held everything that had arrived until so long ago.
 
-    The second half is for an engine that has nothing to do: it publishes nothing new, and its last snapshot stays the truth.
+    The second half is for an engine that had nothing to do: it publishes nothing new, its last snapshot stays the truth, and does
+    not become stale at once when text comes again.
     """
-    if age_seconds(snapshot) <= seconds:
-        return True
-    if status is None or time.time() - status.updated_at > seconds:
-        return False
-    return status.tokens == snapshot.tokens and status.queue_tokens == 0
+    current = max(snapshot.published_at, status.caught_up_at if status else 0.0)
+    return time.time() - current <= seconds
 
 
 async def refuse_stale(views: Views, snapshot: Snapshot, max_staleness_ms: int | None) -> None:

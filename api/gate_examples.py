@@ -133,7 +133,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 ],
             }
         ],
-        "next": "1",
+        "next": "5e0c6a8d1f3b7a9c2d4e6f80-1",
         "snapshot": {"version": "live-412503", "tokens": 412_503, "age_ms": 0},
     },
 }

@@ -13,7 +13,7 @@ from api.corpora import MOST, PAGE, Cursor, Limit
 from api.features import INDEX, LAYER
 from api.freshness import MaxStaleness, refuse_stale
 from api.negotiation import answer
-from api.parameters import known_feature, offset_of, parse_feature, within
+from api.parameters import known_feature, parse_feature, within
 from api.relations import answer_of, pairs_of
 from api.run import Run
 from engine.errors import BadValue
@@ -30,6 +30,7 @@ from engine.views.gate_answers import (
     gate_answers,
 )
 from engine.views.gate_waiting import candidates, waiting
+from engine.views.lists import Page
 from engine.views.reader import Views
 from engine.views.records import CONTEXTS
 from engine.views.relations import GatesRequest, pair_of
@@ -135,7 +136,7 @@ async def paper_gates(
     within("limit", limit, 1, MOST)
     if not 0.0 < threshold <= 1.0:
         raise BadValue(f"threshold = {threshold:g}: it must be above 0 and at most 1")
-    asked = PaperGatesRequest(pair_of(pair, await pairs_of(views)), threshold, offset_of(cursor), limit)
+    asked = PaperGatesRequest(pair_of(pair, await pairs_of(views)), threshold, Page(limit, cursor))
     return answer(request, await views.live(asked, _PAPER_SECONDS))
 
 

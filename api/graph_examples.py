@@ -84,7 +84,16 @@ ANSWERS: dict[tuple[str, str], Any] = {
             _node("3:831", [6.275, 3.691, 10.078, 3.099, 7.695, 6.411, 0.0], 0.1953),
         ],
         "edges": [
-            {"up": "2:831", "down": "3:831", "value": 0.4583, "lower": 0.4402, "upper": 0.4768, "status": "ok", "joint": 57_904},
+            {
+                "up": "2:831",
+                "down": "3:831",
+                "value": 0.4583,
+                "lower": 0.4402,
+                "upper": 0.4768,
+                "status": "ok",
+                "joint": 57_904,
+                "count_error": 0,
+            },
             {
                 "up": "2:72",
                 "down": "3:831",
@@ -93,6 +102,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "upper": 0.3254,
                 "status": "heuristic",
                 "joint": 48_803,
+                "count_error": 0,
             },
         ],
         "gates": [_GATE],

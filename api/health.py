@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from typing import Any
 
@@ -69,36 +70,22 @@ async def readyz(request: Request[Any, Any, Any], views: Views, settings: Settin
 
 
 @get("/metrics", summary="Prometheus", tags=["health"], media_type="text/plain")
-async def metrics(views: Views, metrics: RequestMetrics) -> Response[bytes]:
+async def metrics(views: Views, metrics: RequestMetrics, settings: Settings) -> Response[bytes]:
     """Requests, and the engine's figures where it is within reach."""
     engine = EngineMetrics()
     try:
-        await _engine_figures(engine, views)
+        status, snapshot, waiting = await views.status(), await views.snapshot(), await views.waiting()
+        engine.gauge("saestream_redis_up", "1 when Redis answers.", 1)
+        engine.add(status, snapshot, waiting)
     except RedisError as error:
         log.warning("no figures of the engine for /metrics: %s", error)
         engine.gauge("saestream_redis_up", "1 when Redis answers.", 0)
+    try:
+        free = shutil.disk_usage(settings.data_dir).free
+        engine.gauge("saestream_disk_free_bytes", "Free on the disk of the data directory.", free)
+    except OSError as error:
+        log.warning("no figures of the disk for /metrics: %s", error.strerror)
     return Response(exposition(metrics, engine), headers={"Content-Type": CONTENT_TYPE})
-
-
-async def _engine_figures(engine: EngineMetrics, views: Views) -> None:
-    status, snapshot = await views.status(), await views.snapshot()
-    engine.gauge("saestream_redis_up", "1 when Redis answers.", 1)
-    if snapshot is not None:
-        engine.gauge("saestream_snapshot_tokens", "Tokens in the published snapshot.", snapshot.tokens)
-        engine.gauge("saestream_snapshot_age_seconds", "Seconds since the snapshot was published.", age_seconds(snapshot))
-    if status is None:
-        return
-    engine.gauge("saestream_tokens", "Tokens counted.", status.tokens)
-    engine.gauge("saestream_tokens_per_second", "Counting speed.", status.tokens_per_second)
-    engine.gauge("saestream_queue_tokens", "Tokens received and not counted yet, estimated.", status.queue_tokens)
-    engine.gauge("saestream_memory_bytes", "Resident memory of the engine.", status.memory_bytes)
-    engine.gauge("saestream_engine_report_age_seconds", "Seconds since the engine's last report.", time.time() - status.updated_at)
-    engine.gauge("saestream_problem", "1 while the engine reports a problem.", float(status.problem is not None))
-    if status.checkpoint is not None:
-        engine.gauge("saestream_checkpoint_age_seconds", "Seconds since the last save.", time.time() - status.checkpoint.saved_at)
-        engine.gauge("saestream_checkpoint_tokens", "Tokens in the last checkpoint.", status.checkpoint.tokens)
-    for layer in status.layers:
-        engine.gauge("saestream_dead_features", "Features that never fired.", layer.dead, layer=str(layer.layer))
 
 
 ROUTES = [livez, readyz, metrics]

@@ -88,17 +88,6 @@ def within(name: str, value: int, low: int, high: int) -> int:
     return value
 
 
-def offset_of(cursor: str | None) -> int:
-    """Where a page of a live list starts: its cursors are numbers.
-
-    Raises:
-        BadInput: another form.
-    """
-    if cursor is not None and not re.fullmatch(r"\d{1,9}", cursor, re.ASCII):
-        raise BadInput(f"cursor = {cursor!r}: it must be `next` of the page before")
-    return int(cursor or 0)
-
-
 async def only_known_parameters(request: Request[Any, Any, Any]) -> None:
     """Refuse a query parameter that the route does not read: a misspelt `min_suport` must not look like an answer.
 

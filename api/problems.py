@@ -48,19 +48,26 @@ def problem(
     errors: list[dict[str, str]] | None = None,
 ) -> Response[Problem]:
     """Build the response of one problem."""
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    body = Problem(
-        type=f"urn:saestream:problem:{name}",
-        title=title,
-        status=status,
-        detail=detail,
-        instance=request.url.path,
-        errors=errors or [],
-    )
-    sent = {"Cache-Control": "no-store", **(headers or {})}
-    if retry_after is not None:
-        sent["Retry-After"] = str(retry_after)
+    body = _problem(request.url.path, status, title, detail, errors)
+    sent = {**_headers(retry_after), **(headers or {})}
     return Response(body, status_code=status, headers=sent, media_type=PROBLEM_JSON)
+
+
+def sendable(error: SaestreamError, path: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an error that no route has raised."""
+    body = msgspec.json.encode(_problem(path, error.status, error.title, error.message))
+    return error.status, {"Content-Type": PROBLEM_JSON, **_headers(error.retry_after)}, body
+
+
+def _problem(path: str, status: int, title: str, detail: str, errors: list[dict[str, str]] | None = None) -> Problem:
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    return Problem(
+        type=f"urn:saestream:problem:{name}", title=title, status=status, detail=detail, instance=path, errors=errors or []
+    )
+
+
+def _headers(retry_after: int | None) -> dict[str, str]:
+    return {"Cache-Control": "no-store"} | ({} if retry_after is None else {"Retry-After": str(retry_after)})
 
 
 def ours(request: Request[Any, Any, Any], error: SaestreamError) -> Response[Problem]:

@@ -8,7 +8,7 @@ import typer
 
 from api import gate_tables, relation_tables
 from api.client import Client
-from api.console import DEFAULT_URL, Url, console, feature_of, patient
+from api.console import DEFAULT_URL, Key, Url, console, feature_of, patient
 from engine.errors import BadInput
 
 commands = typer.Typer()
@@ -30,9 +30,10 @@ def flow(
     hidden_windows: Annotated[int | None, typer.Option(help="in at least so many windows; 10 by default")] = None,
     limit: Annotated[int, typer.Option(help="how many of them")] = 20,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """What passes from layer to layer, appears and disappears, among live features and all, and what is hidden in SAE errors."""
-    with patient(url) as client:
+    with patient(url, api_key) as client:
         answer = client.get(
             "/v1/flow",
             measure=measure,
@@ -57,9 +58,10 @@ def lineages(
     min_length: Annotated[int, typer.Option(help="layers, at least")] = 2,
     limit: Annotated[int, typer.Option(help="how many to show, the longest first")] = 20,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """Features that live on over layers: each other's best partner from birth to death."""
-    with patient(url) as client:
+    with patient(url, api_key) as client:
         answer = client.get(
             "/v1/lineages",
             feature=feature,
@@ -80,9 +82,10 @@ def specializations(
     min_support: Annotated[int | None, typer.Option(help="smallest joint count; what is published by default")] = None,
     limit: Annotated[int, typer.Option(help="how many to show, the most certain first")] = 20,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """Features that are shared out among several features of the next layer."""
-    with patient(url) as client:
+    with patient(url, api_key) as client:
         answer = client.get(
             "/v1/specializations",
             threshold=threshold,
@@ -106,9 +109,10 @@ def communities(
     sort: Annotated[str, typer.Option(help="stability, size or density, largest first")] = "stability",
     limit: Annotated[int, typer.Option(help="how many to show")] = 20,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """Groups of features that fire together over several layers, and how far both halves of the documents agree on them."""
-    with patient(url) as client:
+    with patient(url, api_key) as client:
         answer = client.get(
             "/v1/communities",
             measure=measure,
@@ -138,6 +142,7 @@ def gates(
     cells: Annotated[bool, typer.Option("--cells", help="with the truth table of each gate")] = False,
     limit: Annotated[int | None, typer.Option(help="how many to show; 20 by default")] = None,
     url: Url = DEFAULT_URL,
+    api_key: Key = None,
 ) -> None:
     """Features that are boolean gates of features of an earlier layer, with how well they fit and what shows it."""
     of_run = {"kind": kind, "min_f1": min_f1, "min_gain": min_gain, "layer": layer, "sort": sort, "limit": limit}
@@ -146,9 +151,9 @@ def gates(
         if given := [name for name, value in of_run.items() if value is not None]:
             option = f"--{given[0].replace('_', '-')} {of_run[given[0]]}"
             raise BadInput(f"{option}: it chooses among the gates of the run, and those of {feature} are shown whole")
-        with Client(url) as client:
+        with Client(url, api_key) as client:
             console.print(gate_tables.of_feature(client.get(f"/v1/features/{at}/{index}/gates", verdict=verdict, cells=cells)))
         return
-    with patient(url) as client:
+    with patient(url, api_key) as client:
         answer = client.get("/v1/gates", **{**of_run, "limit": 20 if limit is None else limit}, verdict=verdict, cells=cells)
     console.print(gate_tables.of_run(answer))

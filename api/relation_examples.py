@@ -112,13 +112,13 @@ ANSWERS: dict[tuple[str, str], Any] = {
                 "children": [
                     {
                         "feature": "4:12",
-                        "counts": {"up": 4_000, "down": 2_300, "joint": 2_200},
+                        "counts": {"up": 4_000, "down": 2_300, "joint": 2_200, "count_error": 0},
                         "necessity": 0.9565,
                         "share": 0.55,
                     },
                     {
                         "feature": "4:731",
-                        "counts": {"up": 4_000, "down": 1_480, "joint": 1_400},
+                        "counts": {"up": 4_000, "down": 1_480, "joint": 1_400, "count_error": 0},
                         "necessity": 0.9459,
                         "share": 0.35,
                     },

@@ -11,10 +11,19 @@ from typing import Any
 from litestar import Litestar, Request
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
-from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, RequestBody, Schema
+from litestar.openapi.spec import (
+    Components,
+    Example,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+)
 from litestar.openapi.spec.enums import OpenAPIType
 
 from api import community_examples, examples, gate_examples, graph_examples, relation_examples
+from api.access import PROBES
 from api.examples import PROBLEM
 from api.negotiation import MSGPACK
 from api.page import html
@@ -23,6 +32,25 @@ from api.problems import PROBLEM_JSON
 PARAMETERS = examples.PARAMETERS | graph_examples.PARAMETERS
 BODIES = examples.BODIES | graph_examples.BODIES
 ANSWERS = examples.ANSWERS | relation_examples.ANSWERS | gate_examples.ANSWERS | graph_examples.ANSWERS | community_examples.ANSWERS
+
+KEYED = {
+    "401": "no API key, or one that is not known here",
+    "403": "the key may not do this, or a page from elsewhere has sent it",
+    "429": "too many at once, or in a second; `Retry-After` says when to ask again",
+}
+UPLOADED = {
+    "408": "the body arrives at next to nothing a second",
+    "413": "the body, or a document in it, is too large",
+    "507": "the disk, or the run's quota of it, is full; nothing that is stored is lost",
+}
+"""Refusals that a client should be ready for, by status; `default` is any."""
+UPLOADS = ("/v1/corpora", "/v1/activations")
+SCHEMES = {
+    "key": SecurityScheme(type="http", scheme="bearer", description="an API key of `saestream keys add`, where the server has any"),
+    "password": SecurityScheme(type="http", scheme="basic", description="the key as the password, as a browser asks for it"),
+}
+SNAPSHOT_TAGS = {"statistics", "relations", "gates"}
+"""Tags of routes whose answers have the snapshot's version as their ETag, where they are not live."""
 
 DESCRIPTION = (
     "Cross-layer statistics of sparse-autoencoder features, while the text is still being counted. JSON by default, MessagePack "
@@ -47,6 +75,8 @@ def openapi(version: str) -> OpenAPIConfig:
         description=DESCRIPTION,
         path="/schema",
         use_handler_docstrings=True,
+        components=Components(security_schemes=dict(SCHEMES)),
+        security=[{}, *({name: []} for name in SCHEMES)],
         render_plugins=[LocalPage(path="/"), JsonRenderPlugin(path="/openapi.json")],
     )
 
@@ -74,7 +104,16 @@ def complete(app: Litestar) -> None:
                         json.examples = {"example": Example(summary="from the embedded demo", value=value)}
                     content[MSGPACK] = json
             responses.pop("400", None)  # Litestar's own idea of its validation error
+            if method == "get" and SNAPSHOT_TAGS.intersection(operation.tags or ()):
+                responses["304"] = OpenAPIResponse(
+                    description="If-None-Match names the snapshot that would be answered from; no body"
+                )
             responses["default"] = problem
+            refusals = {} if path in PROBES else KEYED | (UPLOADED if method == "post" and path in UPLOADS else {})
+            for status, description in refusals.items():
+                responses[status] = OpenAPIResponse(description=description, content=problem.content)
+            if path in PROBES:
+                operation.security = []
             operation.responses = responses
 
 

@@ -2,7 +2,8 @@
 
 1. Settings from the environment variable that the supervisor set.
 2. The socket is bound here, before anything else, so that a taken port ends the process with status 3 and a sentence.
-3. Serve until SIGTERM or SIGINT: event streams end at once, other requests get a few seconds to finish.
+3. The app is put behind its gate (`api.gate`), and every connection under its clocks (`api.connection`).
+4. Serve until SIGTERM or SIGINT: event streams end at once, other requests get a few seconds to finish.
 """
 
 from __future__ import annotations
@@ -10,14 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import sys
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
 
 from api.app import create_app
+from api.connection import Connection
+from api.gate import Gate
+from api.observed import Observed
+from api.rate_limit import RateLimit
+from engine import logs
 from engine.errors import AlreadyRunning, BadInput
 from engine.settings import Settings
 
@@ -81,15 +90,31 @@ def bind(host: str, port: int) -> socket.socket:
 
 def main() -> int:
     """Serve one run; the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.setup("API", "human", log_requests=False)  # until the settings say how
     try:
         settings = read_settings()
+        logs.setup("API", settings.log_format, settings.log_requests)
         app = create_app(settings)
         bound = bind(settings.host, settings.port)
     except (BadInput, AlreadyRunning) as error:
         log.error("%s", error.message)
         return REFUSED
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False)
+    gated: Any = Gate(app, settings, RateLimit(app.state.redis, settings))
+    observed: Any = Observed(gated, app.state.metrics)  # uvicorn spells the types of ASGI in another way
+    config = uvicorn.Config(
+        observed,
+        http=partial(Connection, settings.slow_seconds),  # pyright: ignore[reportArgumentType]  (called, never subclassed)
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+    )
+    # Many systems begin with 1,024, which some hundred event streams use up.
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info("listening on http://%s:%d", shown, bound.getsockname()[1])
     asyncio.run(Server(config, app.state.stopping).serve(sockets=[bound]))

@@ -45,6 +45,7 @@ def status_answer(run: RunDescription, record: StatusRecord | None, snapshot: Sn
             for layer in run.layers
         ],
         pairs=record.pairs if record else [],
+        tables=record.tables if record else [],
         threshold=run.threshold,
         calibration=record.calibration if record else None,
         tokens=tokens,

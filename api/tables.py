@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from api.doctor import Finding
 
 MEASURE_NAMES = {"mutual_information": "MI (nats)", "activation_cosine": "act. cosine", "decoder_cosine": "dec. cosine"}
 
@@ -39,6 +42,15 @@ def status(answer: Any, corpora: Any, series: Any = None) -> RenderableType:
     ]
     if calibration := answer.get("calibration"):
         lines.append(_calibration(calibration, answer["threshold"]["value"]))
+    if bounded := [table for table in answer.get("tables", []) if table["layout"] == "bounded"]:
+        kept = min(table["kept"] for table in bounded)
+        size = sum(table["bytes"] for table in bounded)
+        lines.append(
+            Text(
+                f"{len(bounded)} of {len(answer['tables'])} pair tables are bounded ({size / 1e9:.1f} GB): every feature keeps at "
+                f"least its {number(kept)} strongest partners, counts say how much they may lack"
+            )
+        )
     if answer.get("problem"):
         lines.append(Text(f"problem: {answer['problem']}", style="red"))
     if checkpoint := answer.get("checkpoint"):
@@ -80,6 +92,13 @@ def _calibration(answer: Any, ratio: float) -> Text:
     return Text(f"thresholds: {what} in the first {number(seen)} tokens{unseen}", style="dim")
 
 
+def finding(found: Finding) -> Text:
+    """One line of `saestream doctor`, and below it what to do."""
+    mark, style = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "wrong": ("✗", "red")}[found.state]
+    line = Text.assemble((f"{mark} {found.check}", style), f"  {found.says}")
+    return line.append(f"\n  → {found.do}", style="bold") if found.do else line
+
+
 def feature_line(answer: Any) -> Text:
     """One line about a feature: what it is, how often it fires."""
     density = answer.get("density")
@@ -94,7 +113,8 @@ def neighbors(answer: Any) -> RenderableType:
     for row in answer["neighbors"]:
         counts = row["counts"]
         own = counts["down"] if answer["direction"] == "downstream" else counts["up"]
-        table.add_row(row["feature"], number(row["estimate"]), _between(row), number(counts["joint"]), number(own))
+        joint = number(counts["joint"]) + (f" (+{number(counts['count_error'])})" if counts["count_error"] else "")
+        table.add_row(row["feature"], number(row["estimate"]), _between(row), joint, number(own))
     if not answer["neighbors"]:
         return Text(f"{answer['direction']}: no feature fires together with it often enough yet", style="dim")
     if any(row["status"] == "heuristic" for row in answer["neighbors"]):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from anyio import to_thread
 from litestar import Request, Response
 from litestar.datastructures import State
+from litestar.openapi import ResponseSpec
 from redis.exceptions import RedisError
 
 from api.answers import CorpusAnswer, SetAsideAnswer, UploadAnswer
@@ -19,13 +20,20 @@ from api.negotiation import answer
 from engine.corpus.body import BodyCheck
 from engine.corpus.inbox import Manifest, Route
 from engine.errors import BadValue
+from engine.logs import about
 from engine.views.reader import Views
 from engine.views.records import UploadRecord
 
 log = logging.getLogger(__name__)
 
-
 WAITS = ("durable", "visible")
+SMALLER = "send it in several uploads"
+REPEATED = {
+    200: ResponseSpec(
+        UploadAnswer, description="the same key came with the same content before: that upload", generate_examples=False
+    )
+}
+"""Of the interface document: what a repetition is answered with, instead of 202."""
 _LOOK_SECONDS = 0.1  # snapshots are a second apart
 
 
@@ -42,12 +50,18 @@ async def accept(
     """Take a body into the inbox and answer for it: 202, or 200 when the same key came with the same content before.
 
     Raises:
-        BadInput, BadValue, TooLarge, Conflict, Busy, StorageFault: refused; nothing of it is left.
+        BadInput, BadValue, TooLarge, Conflict, Busy, TooMany, StorageFault: refused; nothing of it is left.
     """
     if wait not in WAITS:
         raise BadValue(f"wait = {wait!r}: it must be one of {', '.join(WAITS)}")
-    receiving = await to_thread.run_sync(state.inbox.receive, corpus, check.media_type, route, key, check)
-    manifest = await body.into(receiving)
+    with state.arriving.hold():
+        receiving = await to_thread.run_sync(state.inbox.receive, corpus, check.media_type, route, key, check)
+        manifest = await body.into(receiving)
+    with about(upload=manifest.id):
+        how = "sent again, known" if receiving.repeated else "taken"
+        log.info("upload of corpus %s %s: %d documents, %d bytes", corpus, how, manifest.documents, manifest.bytes)
+    if not receiving.repeated:
+        state.metrics.taken(manifest.bytes)
     record = None
     if wait == "visible":
         record = await until_visible(state.views, manifest.id, state.visible_seconds, state.stopping)

@@ -79,18 +79,30 @@ def to_csr(columns: list[tuple[np.ndarray, np.ndarray]], tokens: int, rng: np.ra
     return Csr(torch.from_numpy(offsets), torch.from_numpy(features[order]), torch.from_numpy(values[order]))
 
 
-def pair_batch(tokens: int, features: int, active: float, seed: int = 0) -> PairBatch:
-    """A batch of one layer pair, the same for the same arguments."""
+def chain(tokens: int, features: int, active: float, layers: int, seed: int = 0) -> list[Csr]:
+    """T tokens of some layers, each of which copies half of the one before it; the same for the same arguments."""
     rng = np.random.default_rng(seed)
     frequency = frequencies(features, active)
-    upstream = layer(tokens, frequency, rng)
-    downstream = copies(upstream, layer(tokens, frequency, rng), rng)
-    return PairBatch(to_csr(upstream, tokens, rng), to_csr(downstream, tokens, rng))
+    columns = [layer(tokens, frequency, rng)]
+    while len(columns) < layers:
+        columns.append(copies(columns[-1], layer(tokens, frequency, rng), rng))
+    return [to_csr(one, tokens, rng) for one in columns]
+
+
+def pair_batch(tokens: int, features: int, active: float, seed: int = 0) -> PairBatch:
+    """A batch of one layer pair, the same for the same arguments."""
+    return PairBatch(*chain(tokens, features, active, 2, seed))
+
+
+def tokens_of(part: Csr, first: int, count: int) -> Csr:
+    """Some tokens of a layer."""
+    low, high = int(part.offsets[first]), int(part.offsets[first + count])
+    return Csr(part.offsets[first : first + count + 1] - low, part.features[low:high], part.values[low:high])
 
 
 def dense_output(tokens: int, features: int, active: float, seed: int = 0) -> torch.Tensor:
     """float32 [tokens, features] as a SAE encodes it: before ReLU most entries are negative."""
-    sparse = pair_batch(tokens, features, active, seed).up
+    (sparse,) = chain(tokens, features, active, 1, seed)
     dense = -torch.rand(tokens, features, generator=torch.Generator().manual_seed(seed))
     rows = torch.repeat_interleave(torch.arange(tokens), sparse.offsets.diff().to(torch.int64))
     dense[rows, sparse.features.to(torch.int64)] = sparse.values

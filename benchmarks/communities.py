@@ -26,6 +26,7 @@ from benchmarks.relation_run import Run, counted
 from engine.analysis.communities import listed, one_community
 from engine.analysis.community_ids import CommunityIds
 from engine.analysis.community_splits import Split, split
+from engine.counts.pairs import PairTable
 from engine.demo.text import CORPORA, demo_documents
 from engine.measures.communities import CrossLayerGraph, PairEdges, communities, cross_layer_graph
 from engine.measures.convergence import half_estimates
@@ -94,6 +95,7 @@ def against_whole_tables(run: Run) -> str:
         listed_edges = 0
         edges = {}
         for pair, of_pair in state.pairs.items():
+            assert isinstance(of_pair, PairTable), "the demo has room for dense tables"
             parts = (of_pair.counts.cpu().numpy(), *(state.marginals[layer].by_half.cpu().numpy() for layer in pair))
             joint, up, down = (part.sum(-1) if half is None else part[..., half] for part in parts)
             value = half_estimates("jaccard", joint, up[:, None], down[None, :])

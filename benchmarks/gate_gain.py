@@ -106,7 +106,7 @@ def cover(setting: GainSetting, gates: int, count: int, every: int, seed: int) -
 
 def coverage_rows(quick: bool) -> list[dict[str, object]]:
     """A row for each kind of gate, over rates and correlations."""
-    gates, count, every = (40, 1000, 50) if quick else (150, 3000, 50)
+    gates, count, every = (10, 200, 50) if quick else (150, 3000, 50)
     new = []
     for name, shares in SHARES.items():
         began, cpu = time.perf_counter(), time.process_time()

@@ -9,26 +9,23 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 import numpy as np
 import psutil
 
 from benchmarks import rows
-from benchmarks.activations import PairBatch, pair_batch
-from engine.corpus.segment import Piece
+from benchmarks.activations import pair_batch
+from benchmarks.segments import count, segment
 from engine.counts.gate_tables import GateTables
 from engine.counts.gates import PLACES, NominatedGates
 from engine.counts.shape import RunShape
 from engine.counts.state import State
-from engine.encoder.batch import SparseBatch
 from engine.views.gate_choices import choose_gates
-from kernels import Csr
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LAYERS, FEATURES, L0 = 12, 24_576, 60
-TOKENS, SEGMENTS, DOCUMENT = 65_536, 4, 512
+TOKENS, SEGMENTS = 65_536, 4
 MICRO_BATCH = 4_096
 
 
@@ -65,7 +62,7 @@ def memory_row(features: int) -> dict[str, object]:
     return rows.row("gates", "memory of all gate tables and gates", sizes, rows.Timing(took, took, took, took, 1), bytes=used)
 
 
-def time_rows(features: int) -> list[dict[str, object]]:
+def time_rows(features: int, tokens: int) -> list[dict[str, object]]:
     """CPU seconds a token of one layer pair: the pair counts, and each part of the gates."""
     state = State.zero((features, features))
     cpu: dict[str, float] = defaultdict(float)
@@ -73,12 +70,9 @@ def time_rows(features: int) -> list[dict[str, object]]:
         part.add = _timed(cpu, part.kind, part.add)
         part.end_segment = _timed(cpu, f"{part.kind}: end of segment", part.end_segment)
     with rows.one_core():
-        stream = pair_batch(SEGMENTS * TOKENS, features, L0)
+        stream = pair_batch(SEGMENTS * tokens, features, L0)
         for number in range(SEGMENTS):
-            batches, pieces, positions = _segment(stream, number)
-            for batch in batches:
-                state.add(batch)
-            clusters = state.end_segment(batches, pieces, positions)
+            clusters = count(state, segment(stream, number * tokens, tokens, MICRO_BATCH))
             _timed(cpu, "choose gates", choose_gates)(state, clusters, state.tokens)
     gates = len(state.gates[0, 1])
     found = []
@@ -97,25 +91,6 @@ def time_rows(features: int) -> list[dict[str, object]]:
     return found
 
 
-def _segment(stream: PairBatch, number: int) -> tuple[list[SparseBatch], list[Piece], list[int]]:
-    """One segment in documents of 512 tokens: micro-batches, pieces, and the pieces' positions."""
-    first, documents = number * TOKENS, TOKENS // DOCUMENT
-    pieces = [Piece("stream", "stream", number * documents + at, None, at % 2, 0, DOCUMENT, True) for at in range(documents)]
-    owner = np.repeat(np.arange(MICRO_BATCH // DOCUMENT, dtype=np.int32), DOCUMENT)
-    batches = []
-    for start in range(0, TOKENS, MICRO_BATCH):
-        positions = np.arange(first + start, first + start + MICRO_BATCH)
-        layers = tuple(_tokens(layer, int(positions[0]), MICRO_BATCH) for layer in stream)
-        of = slice(start // DOCUMENT, (start + MICRO_BATCH) // DOCUMENT)
-        batches.append(SparseBatch(layers, positions, owner, tuple(pieces[of])))
-    return batches, pieces, [first + at * DOCUMENT for at in range(documents)]
-
-
-def _tokens(layer: Csr, first: int, count: int) -> Csr:
-    low, high = int(layer.offsets[first]), int(layer.offsets[first + count])
-    return Csr(layer.offsets[first : first + count + 1] - low, layer.features[low:high], layer.values[low:high])
-
-
 def _timed(cpu: dict[str, float], stage: str, call: Callable[P, T]) -> Callable[P, T]:
     """The same call, which adds its CPU time to a stage."""
 
@@ -129,14 +104,12 @@ def _timed(cpu: dict[str, float], stage: str, call: Callable[P, T]) -> Callable[
     return timed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="an eighth of the features: whether it runs")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    features = FEATURES // 8 if options.quick else FEATURES
-    rows.append([memory_row(features), *time_rows(features)])
+def run(quick: bool) -> Iterator[dict[str, object]]:
+    """All rows; `quick` is a sixteenth of features and tokens."""
+    features, tokens = (FEATURES // 16, TOKENS // 16) if quick else (FEATURES, TOKENS)
+    yield memory_row(features)
+    yield from time_rows(features, tokens)
 
 
 if __name__ == "__main__":
-    main()
+    rows.command(__doc__ or "", run)

@@ -8,7 +8,9 @@ time from the first batch to the last. Tokenising runs in a thread of its own be
 
 A row "stage: part" is within the stage. "together: intervals and contexts" is what they cost the loop, in the same run: the
 strongest activations, what is summed by documents where segments end, and the choices of what is watched; "together: gates" their
-tables, scores and choices. Their ratio is to the loop without them.
+tables, scores and choices. Their ratio is to the loop without them. That of "all of it" is to forward, encode and compact alone,
+which are there without any statistics; the bound is the model's and the SAEs' matmuls at the rate of one of them, measured in the
+same run.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import argparse
 import itertools
 import json
 import logging
+import os
+import sys
 import tempfile
 import threading
 import time
@@ -26,6 +30,8 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
+
+import torch
 
 import engine.counts.state
 import engine.loop
@@ -38,6 +44,7 @@ from engine.encoder.encoder import ModelEncoder
 from engine.loop import Loop
 from engine.main import build
 from engine.settings import load
+from engine.supervisor import ENGINE_ENVIRONMENT
 from engine.views.gate_choices import choose_gates
 from engine.views.redis_server import PrivateRedis
 from engine.views.siblings import choose_siblings
@@ -48,6 +55,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 UPLOAD_DOCUMENTS = 500
+QUICK_DOCUMENTS = 60
+D_MODEL, BLOCKS, HOOKS, FEATURES = 128, 6, 7, 1_024  # of the demo
+FLOP = 2 * (12 * D_MODEL**2 * BLOCKS + D_MODEL * FEATURES * HOOKS)  # per token, without attention's own products
 LEAST_SHARE = 1e-4  # of the time: parts that have nothing to do at some place get no row for it
 
 
@@ -152,7 +162,7 @@ def run(quick: bool, most: int | None = None) -> list[dict]:
         try:
             inbox = Inbox(Path(folder) / "inbox")
             texts = {corpus: list(itertools.islice(demo_documents(corpus), most)) for corpus in CORPORA} if not quick else {}
-            texts["sample"] = [row.text for row in sample_documents()]
+            texts["sample"] = [row.text for row in itertools.islice(sample_documents(), QUICK_DOCUMENTS if quick else None)]
             for corpus, documents in texts.items():
                 lay_down(inbox, iter(documents), corpus)
             inbox.close()
@@ -171,9 +181,16 @@ def run(quick: bool, most: int | None = None) -> list[dict]:
     stages = [stage for stage in times.wall if ":" not in stage and stage != "all of it"]
     times.wall["the rest"] = took - sum(times.wall[stage] for stage in stages)
     times.wall["tokenise, alone"] = alone
-    sizes = {"layers": 7, "D": 1024, "tokens": tokens, "documents": documents, "segments": segments, "watched": watched}
+    sizes = {"layers": HOOKS, "D": FEATURES, "tokens": tokens, "documents": documents, "segments": segments, "watched": watched}
     order = ["all of it", "tokenise, alone", *sorted(set(times.wall) - {"all of it", "tokenise, alone", "the rest"}), "the rest"]
     return [_row(stage, sizes, times, tokens) for stage in order if times.wall[stage] >= LEAST_SHARE * took]
+
+
+def matmul_flop_per_second() -> float:
+    """At which the encode of 2,048 tokens multiplies, with as many threads as the loop has."""
+    residual, weights = torch.rand(2048, D_MODEL), torch.rand(D_MODEL, FEATURES)
+    out = torch.empty(2048, FEATURES)
+    return 2 * 2048 * D_MODEL * FEATURES / rows.measure(lambda: torch.mm(residual, weights, out=out), 20, warmups=3).p50
 
 
 def _row(stage: str, sizes: dict[str, int], times: Times, tokens: int) -> dict:
@@ -184,6 +201,11 @@ def _row(stage: str, sizes: dict[str, int], times: Times, tokens: int) -> dict:
     if stage.startswith("together"):
         cpu, all_cpu = times.cpu[stage], times.cpu["all of it"]
         more |= {"baseline": "the loop without them", "ratio": took / (took - seconds), "cpu_ratio": all_cpu / (all_cpu - cpu)}
+    if stage == "all of it":
+        alone = sum(times.wall[part] for part in ("forward", "encode", "compact"))
+        bound = tokens * FLOP / matmul_flop_per_second()
+        more |= {"tokens_per_second": tokens / took, "baseline": "forward, encode and compact alone", "ratio": took / alone}
+        more |= {"bound": "model's and SAEs' matmuls at the rate of one", "bound_seconds": bound, "distance": took / bound}
     return rows.row("loop", stage, sizes, once, **more)
 
 
@@ -194,6 +216,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, metavar="N", help="of each corpus at most (default: all)")
     options = parser.parse_args()
     quick = options.quick
+    if missing := {name: value for name, value in ENGINE_ENVIRONMENT.items() if name not in os.environ}:
+        # As the supervisor starts the engine; the allocator and OpenMP read theirs when a process starts.
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.loop", *sys.argv[1:]], {**os.environ, **missing})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     found = run(quick, options.documents)
     for one in found:

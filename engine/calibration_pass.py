@@ -31,7 +31,7 @@ from engine.loop import Encoder
 from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
 from engine.views.publisher import Publisher
-from engine.views.records import EngineState, LayerStatus, StatusRecord
+from engine.views.records import EngineState, Figures, LayerStatus, StatusRecord
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +85,9 @@ class CalibrationPass:
 
     def look_at(self, segment: Segment) -> None:
         """Take the maxima of one segment; a `stop` in the middle leaves it unfinished, and with it the calibration."""
-        for units in self.micro_batch.batches(segment):
-            batch = self.encoder.encode(segment, units).batch
-            self.calibration.add(batch)
-            self.rate.add(batch.tokens)
+        for _, encoded in self.micro_batch.encode(self.encoder.encode, segment):
+            self.calibration.add(encoded.batch)
+            self.rate.add(encoded.batch.tokens)
             self.beat_when_due()
             if self.stop.is_set():
                 return
@@ -122,11 +121,13 @@ class CalibrationPass:
 
     def status(self, state: EngineState) -> StatusRecord:
         """How the engine is: nothing is counted yet, so all that has arrived is still to be."""
+        queue = self.ingest.queue_tokens + self.corpus.end_position(self.calibration.segments - 1)
+        durable = self.corpus.sealed_tokens
         return StatusRecord(
             state=state,
             tokens=0,
             tokens_per_second=self.rate.per_second(),
-            queue_tokens=self.ingest.queue_tokens + self.corpus.end_position(self.calibration.segments - 1),
+            queue_tokens=queue,
             layers=[
                 LayerStatus(layer=layer.layer, hook=layer.hook, features=layer.features, dead=layer.features)
                 for layer in self.description.layers
@@ -137,4 +138,5 @@ class CalibrationPass:
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
             updated_at=time.time(),
             calibration=self.calibration.status(),
+            figures=Figures(tokens_received=queue, tokens_durable=durable, tokens_waiting=durable),
         )

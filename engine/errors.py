@@ -34,6 +34,27 @@ class BadValue(BadInput):
     title = "Value out of range"
 
 
+class NeedsKey(SaestreamError):
+    """A request without an API key, or with one that this server does not know."""
+
+    status = 401
+    title = "API key needed"
+
+
+class Forbidden(SaestreamError):
+    """A request that its key does not allow, or that a page from elsewhere has sent."""
+
+    status = 403
+    title = "Not allowed"
+
+
+class TooSlow(SaestreamError):
+    """A body that arrives at next to nothing a second."""
+
+    status = 408
+    title = "Too slow"
+
+
 class Unknown(SaestreamError):
     """A layer, feature, upload or corpus that this run does not have."""
 
@@ -123,6 +144,10 @@ class UnknownVersion(DamagedFile):
     """A whole file of ours whose format this program does not know: one that was written by another version of it."""
 
     title = "Unknown format version"
+
+
+class DroppedSegment(DamagedFile):
+    """A segment of the corpus log of which retention has left the header alone."""
 
 
 class DoesNotFit(SaestreamError):

@@ -24,7 +24,9 @@ import psutil
 
 from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog
+from engine.corpus.retention import Retention
 from engine.corpus.segment import Segment
+from engine.counts.budget import layouts
 from engine.counts.checkpoint import Checkpoints, Cursor
 from engine.counts.clusters import SegmentClusters
 from engine.counts.state import State
@@ -32,6 +34,8 @@ from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
 from engine.encoder.encoded import Encoded
 from engine.errors import NotReady, StorageFault
+from engine.figures import Gauges
+from engine.logs import about
 from engine.pace import MicroBatchSize, Rate
 from engine.recovery import CONVERGENCE, LOG, Replay
 from engine.uploads import Uploads
@@ -42,7 +46,7 @@ from engine.views.gate_choices import choose_gates
 from engine.views.live import LiveQueries
 from engine.views.pins import NextSegment, PinQueries
 from engine.views.publisher import Publisher
-from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord
+from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord, TableStatus
 from engine.views.siblings import choose_siblings
 from engine.views.watch import Watch
 
@@ -71,6 +75,7 @@ class Loop:
     state: State
     cursor: Cursor
     checkpoints: Checkpoints
+    retention: Retention
     publisher: Publisher
     live: LiveQueries
     convergence: Convergence
@@ -85,7 +90,13 @@ class Loop:
     replay: Replay | None = None
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
+    gauges: Gauges = field(init=False)
     _beat_at: float = 0.0
+    _caught_up_at: float = 0.0
+    _began: float = 0.0  # the segment being counted
+
+    def __post_init__(self) -> None:
+        self.gauges = Gauges(self.corpus, self.ingest, self.live, self.state)
 
     def run(self) -> None:
         """Count until `stop` is set, then save what was counted.
@@ -113,9 +124,10 @@ class Loop:
 
     def count(self, segment: Segment) -> bool:
         """Count what is left of a segment; False when `stop` came first."""
+        self._began = time.monotonic()
         self.recall(segment)
-        for units in self.micro_batch.batches(segment, slice(self.cursor.units, None)):
-            encoded = self.encoder.encode(segment, units)
+        rest = slice(self.cursor.units, None)
+        for units, encoded in self.micro_batch.encode(self.encoder.encode, segment, rest, self.make_room):
             with self.lock:  # a pin that is made now must see that the segment has begun
                 self.state.add(encoded.batch, encoded.set_aside, encoded.projections)
                 self.cursor = Cursor(segment.number, self.cursor.units + len(units))
@@ -127,12 +139,17 @@ class Loop:
                 return False
         return True
 
+    def make_room(self, batch: SparseBatch) -> None:
+        """All memory that counting a batch needs: what fails after this has counted a part of it, and ends the engine."""
+        with self.lock:
+            self.state.make_room(batch)
+
     def recall(self, segment: Segment) -> None:
         """Encode again what a checkpoint has counted of this segment: it holds the counts, not the activations."""
         if self.batches or not self.cursor.units:
             return
-        for units in self.micro_batch.batches(segment, slice(self.cursor.units)):
-            self.batches.append(self.encoder.encode(segment, units).batch)
+        for _, encoded in self.micro_batch.encode(self.encoder.encode, segment, slice(self.cursor.units)):
+            self.batches.append(encoded.batch)
             if self.stop.is_set():
                 self.batches = []
                 return
@@ -149,9 +166,19 @@ class Loop:
         self.batches = []
         self.uploads.passed(segment.number)
         self.ingest.consumed(segment.number)
+        self.tell(segment)
         self.answer()
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
             self.choose(clusters, segment.first_position + segment.token_count)
+
+    def tell(self, segment: Segment) -> None:
+        """Log a segment that is counted, and in lines of their own the uploads that ended in it."""
+        with about(segment=segment.number):
+            log.info("counted: %d tokens in %.2f s", segment.token_count, time.monotonic() - self._began)
+            for upload in segment.finished:
+                with about(upload=upload):
+                    account = self.state.ledger.account(upload)
+                    log.info("an upload is counted: %d tokens, %d set aside", account.tokens_counted, account.set_aside_tokens)
 
     def choose(self, clusters: Sequence[SegmentClusters], position: int) -> None:
         """Make the choices that belong to a segment's end; each may take a second, and a prompt waits for no more than one."""
@@ -223,13 +250,20 @@ class Loop:
         self._beat_at = time.monotonic() + _BEAT_SECONDS
 
     def save(self) -> None:
-        """Save a checkpoint, unless the last one holds the same. A disk that fails is told and tried again: the log has it all."""
-        if self.checkpoints.last is not None and self.checkpoints.last.cursor == self.cursor:
-            return
+        """Save a checkpoint, unless the last one holds the same. A disk that fails is told and tried again: the log has it all.
+
+        Where counted text is to be dropped, what both kept checkpoints have counted may go: then the same is saved once more.
+        """
+        checkpoints, last = self.checkpoints, self.checkpoints.last
+        saved = last is not None and last.cursor == self.cursor
         try:
-            extras = {CONVERGENCE: self.convergence.save(), LOG: self.uploads.counted.pack()}
-            self.checkpoints.save(self.state, self.cursor, self.fingerprint, extras)
+            if not saved or (self.retention.short() and checkpoints.needed_from() < self.cursor.segment):
+                extras = {CONVERGENCE: self.convergence.save(), LOG: self.uploads.counted.pack()}
+                checkpoints.save(self.state, self.cursor, self.fingerprint, extras)
+            self.retention.make_room(checkpoints.needed_from())
             self.storage_problem = None
+            if (last := self.checkpoints.last) is not None:
+                log.info("checkpoint saved: %d tokens in %.2f s", last.tokens, last.seconds)
         except StorageFault as error:
             log.error("no checkpoint was saved: %s", error.message)
             self.storage_problem = error.message
@@ -242,20 +276,26 @@ class Loop:
         """How the engine is."""
         last = self.checkpoints.last
         dead = [int((part.count == 0).sum()) for part in self.state.marginals]
+        queue, speed, now = self.ingest.queue_tokens, self.rate.per_second(), time.time()
+        if queue == 0 and self.publisher.tokens == self.state.tokens:
+            self._caught_up_at = now
         return StatusRecord(
             state=state,
             tokens=self.state.tokens,
-            tokens_per_second=self.rate.per_second(),
-            queue_tokens=self.ingest.queue_tokens,
+            tokens_per_second=speed,
+            queue_tokens=queue,
             layers=[
                 LayerStatus(layer=layer.layer, hook=layer.hook, features=layer.features, dead=dead[layer.layer])
                 for layer in self.description.layers
             ],
             pairs=list(self.state.pairs),
+            tables=[TableStatus(**table._asdict()) for table in layouts(self.state.shape)],
             checkpoint=None if last is None else CheckpointStatus(tokens=last.tokens, saved_at=last.saved_at, seconds=last.seconds),
             memory_bytes=psutil.Process().memory_info().rss,
             problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
-            updated_at=time.time(),
+            updated_at=now,
+            caught_up_at=self._caught_up_at,
+            figures=self.gauges.read(self.cursor, self.batches, queue, speed),
             calibration=self.calibration,
             publish_interval=self.publisher.interval,
         )

@@ -23,13 +23,16 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 
-from engine import durable
+from engine import durable, logs
 from engine.calibration import Calibration, FrozenThresholds
 from engine.calibration_pass import CalibrationPass
 from engine.corpus.inbox import Inbox
 from engine.corpus.ingest import Ingest
 from engine.corpus.log import CorpusLog, LogIndex
+from engine.corpus.quota import Quota
+from engine.corpus.retention import Retention
 from engine.corpus.tokenizer import DocumentTokenizer
+from engine.counts import budget
 from engine.counts.checkpoint import Checkpoints, require_same_run
 from engine.counts.shape import RunShape
 from engine.counts.state import State
@@ -63,8 +66,8 @@ _PREDECESSOR_SECONDS = 90.0  # an engine that is still saving its checkpoint is 
 
 def main() -> int:
     """Run the engine; the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s", stream=sys.stderr)
     settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
+    logs.setup("engine", settings.log_format, settings.log_requests)
     stop = threading.Event()
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
@@ -110,6 +113,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     shape = RunShape.of(
         description.dictionaries, settings.pairs, everywhere, settings.device, gate_candidates=settings.gate_candidates
     )
+    shape = budget.fit(shape, settings.memory_budget)
+    log.info("%s", budget.describe(shape))
     run = fingerprint(description, shape, settings)
     checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
     describe_run(settings.data_dir / "run.json", description, run, checkpoints.fingerprint())
@@ -156,10 +161,10 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
             return None
         shape = RunShape.of(
             shape.dictionaries, shape.pairs, frozen.thresholds, settings.device, gate_candidates=settings.gate_candidates
-        )
+        ).with_bounded(shape.bounded)
     if isinstance(encoder, ModelEncoder):
         encoder.project_errors(shape.pairs)
-    found = recover(checkpoints, log_root, run, settings.device)
+    found = recover(checkpoints, log_root, run, settings.device, shape.bounded)
     if found.state and not found.state.shape.same_counts_as(shape):
         raise DamagedFile(f"{checkpoints.root} was counted with other thresholds than {settings.data_dir / 'thresholds'} holds")
     state, corpus = found.state or State.of_shape(shape), found.corpus
@@ -180,6 +185,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         state=state,
         cursor=found.cursor,
         checkpoints=checkpoints,
+        retention=Retention(Quota.of(settings), inbox, corpus, settings.retention == "drop"),
         publisher=publisher,
         live=live,
         effects=effects,
@@ -205,6 +211,8 @@ def load_encoder(settings: Settings) -> ModelEncoder | PushedActivations:
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise DoesNotFit("--device cuda: PyTorch finds no GPU on this machine; use --device cpu")
+    if settings.fused_encode and settings.device != "cuda":
+        raise DoesNotFit(f"fused_encode: only --device cuda has it, this run has --device {settings.device}; leave it out")
     if settings.dictionary is not None:
         return PushedActivations(settings.dictionary, device=settings.device)
     return ModelEncoder.load(
@@ -213,6 +221,7 @@ def load_encoder(settings: Settings) -> ModelEncoder | PushedActivations:
         settings.device,
         context_size=settings.context_size,
         include_special=settings.include_special,
+        fused_encode=settings.fused_encode,
     )
 
 
@@ -225,6 +234,7 @@ def fingerprint(description: RunDescription, shape: RunShape, settings: Settings
         **({"calibration tokens": str(settings.calibration_tokens)} if relative else {}),
         "layer pairs": ", ".join(f"{up}-{down}" for up, down in shape.pairs),
         "gate candidates": str(shape.gate_candidates),
+        **({"bounded tables": ", ".join(f"{up}-{down}" for up, down in shape.bounded)} if shape.bounded else {}),
         "packing": "document",
         "dtype": "float32",
     }

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+
+from engine.errors import DoesNotFit
 
 if TYPE_CHECKING:
     from engine.corpus.segment import Segment
+    from engine.encoder.batch import SparseBatch
+    from engine.encoder.encoded import Encoded
+
+log = logging.getLogger(__name__)
 
 
 class Rate:
@@ -48,6 +56,54 @@ class MicroBatchSize:
         self.most = max(64, most)
         self.tokens = min(start, self.most)
         self._elsewhere = 0.0  # seconds of the running micro-batch that were spent on something else
+        self._again = False  # the running micro-batch did not fit the memory
+
+    def encode(
+        self,
+        encode: Callable[[Segment, np.ndarray], Encoded],
+        segment: Segment,
+        which: slice = slice(None),
+        make_room: Callable[[SparseBatch], None] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Encoded]]:
+        """Units of a segment as `batches` gives them, and what they are encoded to. Where the GPU's memory is too small for some of
+        them, they come again, at most half as many tokens at a time, and so does what follows.
+
+        Args:
+            encode: the encoder's.
+            segment, which: as `batches` takes them.
+            make_room: called with each batch before it is given: whatever needs memory to count it, and counts nothing yet.
+
+        Raises:
+            DoesNotFit: a single unit is too much.
+        """
+        for units in self.batches(segment, which):
+            encoded = None
+            try:
+                encoded = encode(segment, units)
+                if make_room is not None:
+                    make_room(encoded.batch)
+            except torch.cuda.OutOfMemoryError as error:
+                encoded = None
+                self.too_large(segment.unit_tokens(units), str(error))
+            if self._again:
+                torch.cuda.empty_cache()  # not before the exception is gone, whose frames hold what was allocated
+            elif encoded is not None:
+                yield units, encoded
+
+    def too_large(self, unit_tokens: np.ndarray, reason: str) -> None:
+        """The running micro-batch of units of so many tokens did not fit the GPU's memory.
+
+        Raises:
+            DoesNotFit: it is a single unit.
+        """
+        tokens = int(unit_tokens.sum())
+        if len(unit_tokens) == 1:
+            raise DoesNotFit(f"one window of {tokens} tokens needs more memory than the GPU has left: {reason}")
+        self.most = self.tokens = max(1, tokens // 2)
+        self._again = True
+        log.warning(
+            "a micro-batch of %d tokens does not fit the GPU's memory, from now on at most %d: %s", tokens, self.most, reason
+        )
 
     def batches(self, segment: Segment, which: slice = slice(None)) -> Iterator[np.ndarray]:
         """Units of a segment, `which` of their fixed order, as many at a time as the measured speed allows."""
@@ -56,8 +112,10 @@ class MicroBatchSize:
         first = 0
         while first < len(left):
             taken = self.fit(lengths[first:])
-            began, self._elsewhere = time.monotonic(), 0.0
+            began, self._elsewhere, self._again = time.monotonic(), 0.0, False
             yield left[first : first + taken]
+            if self._again:
+                continue
             self.took(int(lengths[first : first + taken].sum()), time.monotonic() - began - self._elsewhere)
             first += taken
 

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -24,8 +25,9 @@ import torch
 from engine.corpus.ingest import AHEAD
 from engine.corpus.log import CorpusLog, LogIndex
 from engine.counts.checkpoint import Checkpoints, Cursor
+from engine.counts.shape import LayerPair, RowSlots
 from engine.counts.state import State
-from engine.errors import DamagedFile
+from engine.errors import DamagedFile, DroppedSegment
 
 log = logging.getLogger(__name__)
 
@@ -51,44 +53,49 @@ class Recovered(NamedTuple):
     convergence: bytes | None
 
 
-def recover(checkpoints: Checkpoints, root: Path, fingerprint: Mapping[str, str], device: str | torch.device = "cpu") -> Recovered:
+def recover(
+    checkpoints: Checkpoints,
+    root: Path,
+    fingerprint: Mapping[str, str],
+    device: str | torch.device = "cpu",
+    bounded: Mapping[LayerPair, RowSlots] = MappingProxyType({}),
+) -> Recovered:
     """Find where to go on.
 
     Args:
         root: of the corpus log.
-        fingerprint, device: as `Checkpoints.latest`.
+        fingerprint, device, bounded: as `Checkpoints.latest`.
 
     Raises:
         OtherRun, UnknownVersion, DoesNotFit: as `Checkpoints.latest`. StorageFault: as `CorpusLog`.
-        DamagedFile: no checkpoint can be used, and the log does not begin at its first segment.
+        DamagedFile: no checkpoint can be used, and the log does not hold all that was counted.
     """
     began = time.monotonic()
     opened: list[tuple[LogIndex, CorpusLog]] = []
 
     def accept(cursor: Cursor, extras: Mapping[str, bytes]) -> None:
-        if LOG in extras:
-            counted = LogIndex.unpack(extras[LOG])
-            corpus = CorpusLog(root, counted)
-        else:  # version 1 of the manifest: the headers of the log say it
-            corpus, counted = CorpusLog(root), LogIndex()
-            for number in range(min(cursor.segment, corpus.last + 1)):
-                counted.take(corpus.header(number))
+        # Version 1 of the manifest held no index: the headers of the log say the same, if they can be read.
+        counted = LogIndex.unpack(extras[LOG]) if LOG in extras else LogIndex.of(root, cursor.segment)
+        corpus = CorpusLog(root, counted)
         reached = Cursor(corpus.last + 1, 0)
-        if cursor > reached or len(counted.ends) != cursor.segment:
+        if cursor > reached:
             raise DamagedFile(f"it goes on from {_words(cursor)}, and the log in {root} is whole up to {_words(reached)}")
         opened.append((counted, corpus))
 
-    loaded = checkpoints.latest(fingerprint, device, accept)
+    loaded = checkpoints.latest(fingerprint, device, bounded, accept)
     if loaded is not None:
         counted, corpus = opened[-1]
         found = Recovered(loaded.state, loaded.cursor, counted, corpus, loaded.extras.get(CONVERGENCE))
         log.info("checkpoint of %d tokens read in %.2f s", loaded.state.tokens, time.monotonic() - began)
     else:
+        unusable = f"no checkpoint in {checkpoints.root} can be used, and"
         if (first := CorpusLog.first(root)) > 0:
-            raise DamagedFile(
-                f"no checkpoint in {checkpoints.root} can be used, and the log in {root} begins at segment {first} only"
-            )
-        found = Recovered(None, Cursor(0, 0), LogIndex(), CorpusLog(root), None)
+            raise DamagedFile(f"{unusable} the log in {root} begins at segment {first} only")
+        try:
+            corpus = CorpusLog(root)
+        except DroppedSegment as error:
+            raise DamagedFile(f"{unusable} {error.message}") from error
+        found = Recovered(None, Cursor(0, 0), LogIndex(), corpus, None)
     log.info("%d tokens of the log to count, from %s on", found.corpus.sealed_tokens - found.counted.tokens, _words(found.cursor))
     return found
 

@@ -27,13 +27,14 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from engine.errors import AlreadyRunning, NoRedis
+from engine.errors import AlreadyRunning, BadInput, NoRedis
 from engine.settings import Settings
 from engine.views.redis_server import PrivateRedis
 
 log = logging.getLogger(__name__)
 
 SETTINGS_VARIABLE = "SAESTREAM_RUN_SETTINGS"
+KEY_VARIABLE = "SAESTREAM_API_KEY"
 REFUSED = 3
 """Exit status of a child that can't work with these settings: the run ends instead of restarting it for ever."""
 
@@ -43,6 +44,7 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "85
 # OpenMP's threads spin while they wait for each other. Beside any other load that takes the core from the thread they wait for: 80
 # tokens/s beside two busy processes on 2 cores, 2,300 with threads that sleep.
 _OPENMP = {"OMP_WAIT_POLICY": "PASSIVE"}
+ENGINE_ENVIRONMENT = {**_MALLOC, **_OPENMP, "TOKENIZERS_PARALLELISM": "false"}
 
 # The analysis worker takes what is left of one core, not of all.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -93,6 +95,20 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise AlreadyRunning(f"can't listen on {host}:{port}: {error.strerror}; free it or give another --port") from error
+
+
+def check_keys(settings: Settings) -> None:
+    """See that nobody opens the port to others without a key.
+
+    Raises:
+        BadInput: somebody does; the message says what to do. DamagedFile: the file of keys can't be read.
+    """
+    file = settings.api_keys
+    if not file.read() and settings.api_key is None and settings.open_port:
+        raise BadInput(
+            f"--host {settings.host} lets others in, and there is no API key ({file.path} has none): make one with "
+            f"`saestream keys add NAME --scope write --data-dir {settings.data_dir}`, or leave --host out and stay on 127.0.0.1"
+        )
 
 
 def check_redis(url: str) -> None:
@@ -170,9 +186,12 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT; the exit status is 0 then, and the child's where one refused its configuration.
 
         Raises:
-            AlreadyRunning: data directory locked or port taken. NoRedis: none found or none answers.
+            AlreadyRunning: data directory locked or port taken. NoRedis: none found or none answers. BadInput: an open port without
+            an API key.
         """
         settings = self.settings
+        check_keys(settings)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)  # texts are their owner's
         holder = lock(settings.data_dir / "serve.lock", "a server")
         try:
             check_port(settings.host, settings.port)
@@ -184,8 +203,9 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
             environment = {**os.environ, SETTINGS_VARIABLE: settings.model_dump_json()}
+            environment.pop(KEY_VARIABLE, None)  # the settings hold its hash
             children = [
-                Child("engine", "engine.main", {**_MALLOC, **_OPENMP, **environment, "TOKENIZERS_PARALLELISM": "false"}),
+                Child("engine", "engine.main", {**ENGINE_ENVIRONMENT, **environment}),
                 Child("API", "api.server", environment),
                 Child("analysis", "engine.analysis.main", {**environment, **_ONE_THREAD}),
             ]

@@ -29,7 +29,7 @@ from kernels.cpu.siblings import CELLS, SIBLINGS, likely_children, sibling_cells
 from kernels.cpu.strongest import StrongestLists
 from kernels.cpu.window_sums import WINDOW_SUMS, add_window_sums
 from kernels.csr import Csr
-from kernels.dispatch import accumulate, compact, count_gate_cells, project
+from kernels.dispatch import accumulate, compact, count_gate_cells, project, reserve
 
 __all__ = [
     "ALPHA",
@@ -70,6 +70,7 @@ __all__ = [
     "mask_jaccard",
     "pearson_bounds",
     "project",
+    "reserve",
     "score_gates",
     "sibling_cells",
     "silencers",

@@ -8,15 +8,21 @@ import torch
 from torch import Tensor
 
 from kernels.csr import Csr
+from kernels.tables import side_by_side, spaced
 
 MOST_PARENTS = 8  # candidate parents of a child: a table of 512 cells
 MAX_ENTRIES = 2**31 - 1  # offsets are int32: a batch of 65,536 tokens stays below up to L0 = 32,767
 
 
 def check_tensor(
-    name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], shape: tuple[int | None, ...], device: torch.device
+    name: str,
+    tensor: Tensor,
+    dtypes: tuple[torch.dtype, ...],
+    shape: tuple[int | None, ...],
+    device: torch.device,
+    strided: bool = False,
 ) -> None:
-    """`shape` has None where any length will do."""
+    """`shape` has None where any length will do; `strided`: its strides are known to be what a kernel can do with."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} is a {type(tensor).__name__}, it must be a tensor")
     if tensor.dtype not in dtypes:
@@ -27,7 +33,7 @@ def check_tensor(
         raise ValueError(f"{name} has shape {list(tensor.shape)}, it must be [{wanted}]")
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}, it must be on {device} like the other arguments")
-    if not tensor.is_contiguous():
+    if not (strided or tensor.is_contiguous()):
         raise ValueError(f"{name} is not contiguous (strides {list(tensor.stride())}), it must be")
 
 
@@ -56,9 +62,11 @@ def check_tables(
 ) -> None:
     """All arguments of `accumulate`."""
     device = counts.device
-    check_tensor("counts", counts, (torch.int32, torch.int64), (None, None, 2), device)
+    on_host = device.type == "cpu" and counts.ndim == 3 and products.ndim == 2
+    together = on_host and side_by_side(counts, products)
+    check_tensor("counts", counts, (torch.int32, torch.int64), (None, None, 2), device, together)
     features_up, features_down, _ = counts.shape
-    check_tensor("products", products, (torch.float64,), (features_up, features_down), device)
+    check_tensor("products", products, (torch.float64,), (features_up, features_down), device, on_host and spaced(products))
     check_csr("up", up, device)
     check_csr("down", down, device, tokens=up.tokens)
     check_tensor("halves", halves, (torch.uint8,), (up.tokens,), device)

@@ -43,8 +43,8 @@ def accumulate(
     counts[i, j, h] (int32 or int64 [Du, Dd, 2]) grows by the number of tokens of half h (`halves` uint8 [T], each 0 or 1) with
     a > up_thresholds[i] and b > down_thresholds[j]; products[i, j] (float64 [Du, Dd]) by the sum of a·b over all tokens. Thresholds
     are float [Du] and [Dd]; None means all zero and is the fast path, because every value of a Csr is > 0. Values must be finite.
-    Counts are exact in any order of batches, products within 1e-6 of float64; on the CPU the same batch gives the same bits. The
-    caller promotes int32 tables before 2^31 - 1. ValueError names what does not fit.
+    Counts are exact in any order of batches, products within 1e-6 of float64 (on a GPU as far as `kernels.gpu.fixed_point` says);
+    the same batch gives the same bits. The caller promotes int32 tables before 2^31 - 1. ValueError names what does not fit.
     """
     from kernels.checks import check_tables
 
@@ -54,6 +54,19 @@ def accumulate(
     else:
         from kernels.cpu.accumulate import accumulate as implementation
     implementation(up, down, halves, up_thresholds, down_thresholds, counts, products)
+
+
+def reserve(up: Csr, down: Csr, products: Tensor) -> None:
+    """Sees that `accumulate` of this batch will find the memory it needs beside the tables, which the allocator keeps for it.
+
+    torch.cuda.OutOfMemoryError where there is too little; on the CPU, which needs some bytes an entry, nothing to do.
+    """
+    if products.device.type == "cuda":
+        import torch
+
+        from kernels.gpu.accumulate import scratch_bytes
+
+        torch.empty(scratch_bytes(up, down, products), dtype=torch.uint8, device=products.device)
 
 
 def count_gate_cells(

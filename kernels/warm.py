@@ -4,6 +4,7 @@ The install runs it, so that the first batch of a new user does not wait some 15
 """
 
 import itertools
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from kernels import (
     sibling_cells,
     silencers,
 )
+from kernels.cpu.bounded import BoundedRows
+from kernels.tables import together, zero_tables
 
 
 def warm() -> None:
@@ -44,15 +47,29 @@ def warm() -> None:
     batch = compact(torch.eye(2, 3))
     halves, active = torch.zeros(2, dtype=torch.uint8), np.zeros((3, 2), np.int64)
     for count_type, up_limited, down_limited in itertools.product((torch.int32, torch.int64), (False, True), (False, True)):
-        counts, products = torch.zeros(3, 3, 2, dtype=count_type), torch.zeros(3, 3, dtype=torch.float64)
+        counts, products = zero_tables(3, 3)
+        counts = counts.to(count_type)
         for limit_type in (torch.float32, torch.float64):
             limits = torch.zeros(3, dtype=limit_type)
             up_limits, down_limits = (limits if limited else None for limited in (up_limited, down_limited))
             accumulate(batch, batch, halves, up_limits, down_limits, counts, products)
             cells, parents = torch.zeros(3, 4, dtype=count_type), torch.zeros(3, 1, dtype=torch.int32)
             count_gate_cells(batch, batch, up_limits, down_limits, 3, parents, cells)
+        for arena in (False, True):
+            rows = BoundedRows(3, 3, 1, 1)
+            if arena:
+                rows.widen()
+            rows.add(batch, batch, halves, limits if up_limited else None, limits if down_limited else None)
+            rows.merge(BoundedRows(3, 3, 1, 1))
+            cell = np.zeros(1, np.int64)
+            for look in (partial(rows.find, cell, cell), partial(rows.has, cell, cell), partial(rows.rows, cell)):
+                look()
+            rows.unpack(0, 0, 1, rows.packed(0, 0, 1))
         half_lists(counts.numpy(), active, active, 1, 1, 1)
-        CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer(0, counts.numpy())
+        CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer(0, together(counts.numpy()))
+        CandidateLists(active[:, 0], active[:, 0], np.arange(3), 1, np.ones(1), 3.5, 1).offer_cells(
+            *(np.zeros(1, np.int32),) * 2, *(np.zeros(1, np.int64),) * 2
+        )
         likely_children(counts.numpy(), *(active[:, 0] for _ in range(4)))
     one = np.ones(1, np.float32)
     added = np.zeros((1, 2), np.int64), np.zeros((1, 7)), np.zeros((1, 1))

@@ -133,6 +133,7 @@ class Engine:
             "memory_bytes": 1 << 20,
             "problem": None,
             "updated_at": time.time(),
+            "caught_up_at": 0.0 if {"tokens", "queue_tokens"} & changes.keys() else time.time(),
         }
         return StatusRecord(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -89,29 +89,30 @@ class Api:
         return self.process.wait(15)
 
 
-def settings_for(data_dir: Path, redis_url: str) -> Settings:
+def settings_for(data_dir: Path, redis_url: str, **more: Any) -> Settings:
     """A run with port 0 and small limits, so that what is too large is small too, and the explanations that lie beside its data."""
     explanations = data_dir / "explanations.jsonl"
-    return Settings(
-        data_dir=data_dir,
-        redis_url=redis_url,
-        port=0,
-        published_k=3,
-        min_support=2,
-        publish_interval=0.2,
-        max_document_bytes=100_000,
-        explanations=explanations if explanations.exists() else None,
-    )
+    given = {
+        "data_dir": data_dir,
+        "redis_url": redis_url,
+        "port": 0,
+        "published_k": 3,
+        "min_support": 2,
+        "publish_interval": 0.2,
+        "max_document_bytes": 100_000,
+        "explanations": explanations if explanations.exists() else None,
+    }
+    return Settings(**(given | more))
 
 
 @contextmanager
-def api_process(data_dir: Path, run: RunDescription | None = RUN) -> Iterator[tuple[Api, PrivateRedis]]:
-    """Redis and the API over a data directory, and both gone afterwards."""
+def api_process(data_dir: Path, run: RunDescription | None = RUN, **more: Any) -> Iterator[tuple[Api, PrivateRedis]]:
+    """Redis and the API over a data directory, and both gone afterwards; `more` are settings."""
     redis = PrivateRedis(data_dir / "redis")
     url = redis.start()
     if run is not None:
         (data_dir / "run.json").write_bytes(msgspec.json.encode(run))
-    api = Api(settings_for(data_dir, url))
+    api = Api(settings_for(data_dir, url, **more))
     try:
         yield api, redis
     finally:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from engine.corpus.segment import Piece
+from engine.counts.bounded import BoundedTable
 from engine.counts.clusters import cluster_segment
 from engine.counts.gate_tables import GateTables
 from engine.counts.gates import NominatedGates
@@ -125,6 +126,9 @@ def contents(part: StatePart) -> dict[str, object]:
     found = {name: value for name, value in vars(part).items() if not name.startswith("_") and name not in ("shape", "place")}
     if isinstance(part, NominatedGates):
         found["totals"] = {name: column for name, column in part.totals._asdict().items() if name not in IN_ORDER}
+    if isinstance(part, BoundedTable):  # what it says of every pair, wherever its rows lie
+        found = part.at(*np.indices(part.size).reshape(2, -1))._asdict()
+        found |= {"weights": [part.downstream.weights, part.upstream.weights]}
     return found
 
 
@@ -136,6 +140,8 @@ def assert_equal(part: StatePart, expected: StatePart) -> None:
 def _assert_equal(value: object, other: object, name: str) -> None:
     value, other = (vars(item) if is_dataclass(item) else item for item in (value, other))
     value, other = (torch.from_numpy(item) if isinstance(item, np.ndarray) else item for item in (value, other))
+    if isinstance(value, list) and isinstance(other, list):
+        value, other = dict(enumerate(value)), dict(enumerate(other))
     if isinstance(value, dict):
         assert isinstance(other, dict) and value.keys() == other.keys(), name
         for key, item in value.items():

@@ -74,10 +74,11 @@ class Form:
 
 
 @contextmanager
-def triton_form() -> Iterator[Form]:
-    """Triton on the GPU, or in an interpreter process that ends with the block."""
+def triton_process() -> Iterator[Callable]:
+    """Calls a function with some arguments where Triton runs: here on the GPU, or in an interpreter process that ends with the
+    block; function, arguments and result must be picklable."""
     if torch.cuda.is_available():
-        yield Form("triton", on_gpu)
+        yield lambda function, *arguments: function(*arguments)
         return
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"
@@ -85,20 +86,27 @@ def triton_form() -> Iterator[Form]:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             process.submit(on_gpu, "compact", (np.zeros((0, 1), np.float32),)).result()  # starts it while the variable is set
             os.environ.pop("TRITON_INTERPRET")
-            yield Form("triton", lambda operation, arrays: process.submit(on_gpu, operation, arrays).result())
+            yield lambda function, *arguments: process.submit(function, *arguments).result()
     finally:
         os.environ.pop("TRITON_INTERPRET", None)
         if before is not None:
             os.environ["TRITON_INTERPRET"] = before
 
 
-def compiled_for_sm_90(kernel, arguments: dict[str, str], constants: dict) -> str:
+@contextmanager
+def triton_form() -> Iterator[Form]:
+    """Triton on the GPU, or in an interpreter process that ends with the block."""
+    with triton_process() as call:
+        yield Form("triton", lambda operation, arrays: call(on_gpu, operation, arrays))
+
+
+def compiled_for_sm_90(kernel, arguments: dict[str, str], constants: dict, warps: int = 4) -> str:
     """The PTX; the cubin must be there too."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     types = {name: arguments.get(name, "constexpr") for name in kernel.arg_names}
-    built = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32))
+    built = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
     assert len(built.asm["cubin"]) > 0
     return built.asm["ptx"]

@@ -71,7 +71,12 @@ def graph_from(layers: list[np.ndarray], pairs: list[Pair], *, k: int, min_suppo
                 marks[best[np.isfinite(line[best])]] = True
         up, down = np.nonzero(listed)
         edges[pair] = Edges(
-            up.astype(np.int32), down.astype(np.int32), joint[up, down], product[up, down], np.full(len(up), np.nan, np.float32)
+            up.astype(np.int32),
+            down.astype(np.int32),
+            joint[up, down],
+            product[up, down],
+            np.full(len(up), np.nan, np.float32),
+            np.zeros(len(up), np.int64),
         )
     return FeatureGraph(len(layers[0]), [counts_of(layer) for layer in layers], edges, k, min_support)
 

@@ -16,7 +16,6 @@ import torch
 from views_rig import PAIRS, Rig, cosines, counted, dense_activations, directions, private_redis, publish
 
 from engine.analysis.decoders import Decoders, match
-from engine.analysis.lists import KEPT_SECONDS, Lists
 from engine.analysis.snapshot import SnapshotReader
 from engine.analysis.worker import Worker
 from engine.counts.state import State
@@ -27,6 +26,7 @@ from engine.errors import BadInput, Gone, NotReady
 from engine.measures.relations import LayerCounts
 from engine.views.connection import connect
 from engine.views.keys import Keys
+from engine.views.lists import KEPT_SECONDS, Lists
 from engine.views.records import Snapshot
 from engine.views.redis_server import PrivateRedis
 from engine.views.relation_answers import FlowAnswer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,7 +155,7 @@ def test_similarity_has_every_measure_from_the_counts(run: Run) -> None:
     up, down = (run.engine.seen[layer][:, 0] > 0 for layer in (0, 1))
     answer = get(run, "/v1/similarity", up="0:0", down="1:0")
     joint = int((up & down).sum())
-    assert answer["counts"] == {"up": int(up.sum()), "down": int(down.sum()), "joint": joint}
+    assert answer["counts"] == {"up": int(up.sum()), "down": int(down.sum()), "joint": joint, "count_error": 0}
     assert set(answer["measures"]) == set(MEASURES)
     assert answer["measures"]["jaccard"]["estimate"] == pytest.approx(joint / (up | down).sum())
     assert answer["measures"]["jaccard"]["status"] == "insufficient" and answer["measures"]["jaccard"]["lower"] is None
@@ -372,12 +373,22 @@ def test_ready_means_recovered_and_current(run: Run) -> None:
     engine.publisher.beat(engine.status("idle"))
 
 
+def test_text_that_comes_after_a_pause_does_not_make_the_last_snapshot_stale_at_once(run: Run) -> None:
+    run.engine.publish()
+    allowed = 3 * run.api.settings.publish_interval
+    eventually("the snapshot is old", lambda: get(run, "/v1/convergence")["snapshot"]["age_ms"] > 1000 * allowed)
+    run.engine.publisher.beat(run.engine.status("counting", queue_tokens=5, caught_up_at=time.time()))
+    assert run.api.http.get("/readyz").status_code == 200
+    run.engine.publisher.beat(run.engine.status("counting", queue_tokens=5, caught_up_at=time.time() - 2 * allowed))
+    assert "old" in problem(run.api.http.get("/readyz"), 503)
+
+
 def test_metrics_tell_the_requests_and_the_engine(run: Run) -> None:
     run.engine.publish()
     get(run, "/v1/features/1/3")
     run.api.http.get("/v1/features/9/9")
     text = run.api.http.get("/metrics").text
-    assert f"saestream_tokens {float(run.engine.state.tokens)}" in text
+    assert f"saestream_tokens_counted {float(run.engine.state.tokens)}" in text
     assert 'saestream_dead_features{layer="0"} 1.0' in text
     assert 'route="/v1/features/{layer}/{index}",status="200"' in text
     assert 'route="/v1/features/{layer}/{index}",status="404"' in text

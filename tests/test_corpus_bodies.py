@@ -191,7 +191,7 @@ WRONG_PARQUET = {
     "another format": (b"hello", "not Parquet: it starts with b'hell', a Parquet file with b'PAR1'"),
     "cut off": (GOOD[:-9], "not a readable Parquet file"),
     "trailing garbage": (GOOD + b"\0", "not a readable Parquet file"),
-    "damaged": (GOOD[:20] + bytes(20) + GOOD[40:], "not a readable Parquet file"),
+    "damaged": (GOOD[:16] + bytes(20) + GOOD[36:], "not a readable Parquet file"),
     "no text column": (parquet({"body": ["a"], "n": [1]}), "neither a text nor a tokens column; it has body, n"),
     "both": (parquet({"text": ["a"], "tokens": [[1]]}), "both a text and a tokens column"),
     "numbers": (parquet({"text": [1]}), "column text is int64; it must hold strings"),

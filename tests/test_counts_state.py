@@ -200,7 +200,7 @@ def test_a_table_that_cannot_become_int64_says_so_and_nothing_of_the_batch_is_co
     monkeypatch.setattr(memory, "available_bytes", lambda *_: 7)
     with pytest.raises(DoesNotFit, match=r"layer pair \(0, 1\).*16 bytes needed, 7 bytes of memory available on cpu"):
         state.add(one_token())
-    assert state.tokens == state.marginals[0].count.item() == state.pairs[0, 1].joint((0, 0)) == 3
+    assert state.tokens == state.marginals[0].count.item() == state.pairs[0, 1].block([0], [0]) == 3
 
 
 def test_a_state_that_does_not_fit_names_the_bytes_it_needs_and_the_bytes_there_are() -> None:

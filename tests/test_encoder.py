@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kernel_forms import triton_process
 from tiny_models import (
     ARCHITECTURES,
     BOS_ID,
@@ -30,6 +31,8 @@ from engine.encoder.pushed import PushedActivations
 from engine.encoder.saes import load_saes
 from engine.encoder.sparse_sae import SparseSae, join
 from engine.errors import DoesNotFit
+from engine.main import load_encoder
+from engine.settings import load
 from kernels import Csr
 
 HOOKS = ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre")
@@ -143,6 +146,35 @@ def test_options_of_an_sae_are_kept(tmp_path: Path, options: dict[str, Any]) -> 
     x = torch.randn(32, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(dense(SparseSae(loaded).encode(x), 96), loaded.sae.encode(x))
+
+
+def sparse_of(saes: Path, x: torch.Tensor, fused: bool) -> list[tuple[np.ndarray, ...]]:
+    """What every SAE of a folder gives, in one kernel or not; runs where Triton does."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = [SparseSae(sae, fused).encode(x.to(device)) for sae in load_saes(str(saes), device)]
+    return [tuple(part.cpu().numpy() for part in sparse) for sparse in found]
+
+
+def test_the_fused_encode_gives_the_same_activations_up_to_their_last_bits(tmp_path: Path) -> None:
+    saes = make_saes(
+        tmp_path, HOOKS[:4], architectures=("standard", "jumprelu", "topk", "gated")
+    )  # the last two have no fused form
+    x = torch.randn(20, 48, generator=torch.Generator().manual_seed(2))
+    with triton_process() as call:
+        for fused, apart in zip(call(sparse_of, saes, x, True), call(sparse_of, saes, x, False), strict=True):
+            assert np.array_equal(fused[0], apart[0])
+            assert np.array_equal(fused[1], apart[1])
+            np.testing.assert_allclose(fused[2], apart[2], rtol=1e-4, atol=1e-6)
+
+
+def test_the_fused_encode_is_another_run(folder: Path, encoder: ModelEncoder) -> None:
+    fused = ModelEncoder.load(str(folder / "gpt2"), str(folder / "saes"), fused_encode=True).describe().fingerprint
+    assert fused == encoder.describe().fingerprint | {"encode": "fused with compact"}
+
+
+def test_the_fused_encode_needs_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match="fused_encode: only --device cuda has it, this run has --device cpu; leave it out"):
+        load_encoder(load(data_dir=tmp_path, fused_encode=True))
 
 
 def test_an_sae_trained_on_centred_residuals_reads_them_centred(tmp_path: Path) -> None:

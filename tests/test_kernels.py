@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from kernel_forms import Form, compiled_for_sm_90, on_cpu, triton_form
+from kernel_forms import Form, on_cpu, triton_form
 
 from engine.measures import PairCounts, estimates
 from engine.measures.bounds import tempered_bounds
 from kernels import RANKED, BestCells, Csr, Features, accumulate, compact, reference
+from kernels.tables import together, zero_tables
 
 UP, DOWN = 37, 70  # prime, and no multiple of any block: neither 8 x 64 pairs nor 64 features
 
@@ -97,9 +98,19 @@ def test_compact_lets_nan_and_inf_through_and_nothing_else_that_is_not_positive(
     assert_same_csr(found, reference.compact(wide))
 
 
+THRESHOLDS = ("no-thresholds", "upstream-only", "downstream-only", "thresholds")
+# Triton's interpreter takes 0.4 s for what numba does in a millisecond: with it only the extremes.
+ACCUMULATED = [("numba", thresholds, dtype) for thresholds in THRESHOLDS for dtype in (torch.int32, torch.int64)]
+ACCUMULATED += [("triton", "no-thresholds", torch.int32), ("triton", "thresholds", torch.int64)]
+
+
 @by_shape
-@pytest.mark.parametrize("thresholds", ["no-thresholds", "upstream-only", "downstream-only", "thresholds"])
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=["int32-counts", "int64-counts"])
+@pytest.mark.parametrize(
+    ("form", "thresholds", "dtype"),
+    ACCUMULATED,
+    ids=[f"{form}-{thresholds}-{str(dtype)[6:]}" for form, thresholds, dtype in ACCUMULATED],
+    indirect=["form"],
+)
 def test_accumulate_equals_the_reference(
     form: Form, up: torch.Tensor, down: torch.Tensor, thresholds: str, dtype: torch.dtype
 ) -> None:
@@ -112,6 +123,24 @@ def test_accumulate_equals_the_reference(
     form.accumulate(*batch, halves_of(batch[0]), *limits, *found)
     reference.accumulate(*batch, halves_of(batch[0]), *limits, *expected)
     assert_same_tables(found, expected)
+
+
+@by_shape
+@pytest.mark.parametrize("thresholds", [False, True], ids=["no-thresholds", "thresholds"])
+@pytest.mark.parametrize("promoted", [False, True], ids=["int32-beside-the-products", "int64-elsewhere"])
+def test_accumulate_fills_a_table_whose_cells_lie_side_by_side(
+    up: torch.Tensor, down: torch.Tensor, thresholds: bool, promoted: bool
+) -> None:
+    batch = reference.compact(up), reference.compact(down)
+    limits = (torch.linspace(0, 1, up.shape[1]), torch.linspace(1, 0, down.shape[1])) if thresholds else (None, None)
+    counts, products = zero_tables(up.shape[1], down.shape[1])
+    found = counts.to(torch.int64) if promoted else counts, products
+    expected = tables(up.shape[1], down.shape[1], found[0].dtype)
+    for _ in range(2):
+        accumulate(*batch, halves_of(batch[0]), *limits, *found)
+        reference.accumulate(*batch, halves_of(batch[0]), *limits, *expected)
+    assert_same_tables(found, expected)
+    assert promoted or np.array_equal(together(counts.numpy()), expected[0].numpy())
 
 
 def test_a_threshold_that_is_met_exactly_does_not_count(form: Form) -> None:
@@ -364,30 +393,3 @@ def test_best_cells_of_what_there_is_not_are_refused(change: dict, message: str)
     arguments = {"up": ONE_FEATURE, "down": ONE_FEATURE, "tokens": 10, "measures": RANKED, "k": 2}
     with pytest.raises(ValueError, match=message):
         BestCells(**(arguments | change))
-
-
-@pytest.mark.parametrize("counts", ["i32", "i64"])
-@pytest.mark.parametrize("thresholded", [False, True], ids=["no-thresholds", "thresholds"])
-def test_accumulate_compiles_for_sm_90_with_relaxed_atomics(counts: str, thresholded: bool) -> None:
-    from kernels.gpu.accumulate import BLOCK_DOWN, BLOCK_UP, add_pairs
-
-    pointers = {"halves": "*u8"} | {name: "*i32" for name in ("up_offsets", "up_features", "down_offsets", "down_features")}
-    pointers |= {name: "*fp32" for name in ("up_values", "down_values", "up_thresholds", "down_thresholds")}
-    constants = {
-        "THRESHOLDED_UP": thresholded,
-        "THRESHOLDED_DOWN": thresholded,
-        "BLOCK_UP": BLOCK_UP,
-        "BLOCK_DOWN": BLOCK_DOWN,
-    }
-    ptx = compiled_for_sm_90(add_pairs, pointers | {"counts": f"*{counts}", "products": "*fp64", "width": "i32"}, constants)
-    assert f"relaxed.add.u{counts[1:]}" in ptx
-    assert "relaxed.add.f64" in ptx
-    assert "acq_rel" not in ptx
-
-
-def test_compact_compiles_for_sm_90() -> None:
-    from kernels.gpu.compact import BLOCK, count_active, write_active
-
-    compiled_for_sm_90(count_active, {"dense": "*fp32", "lengths": "*i32", "width": "i32"}, {"BLOCK": BLOCK})
-    pointers = {"dense": "*fp32", "offsets": "*i32", "features": "*i32", "values": "*fp32", "width": "i32"}
-    compiled_for_sm_90(write_active, pointers, {"BLOCK": BLOCK})

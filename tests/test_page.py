@@ -57,6 +57,21 @@ def sight(engine: tuple[Api, Engine], browser: Browser) -> Iterator[Sight]:
     opened.close()
 
 
+def test_a_server_with_keys_takes_one_as_the_password_of_its_page(tmp_path: Path, browser: Browser) -> None:
+    """For the page, its modules, its event stream; a key that may read uploads nothing."""
+    with api_process(tmp_path, api_key="the-key-of-the-settings") as (api, _), closing(Engine(api.settings)) as engine:
+        engine.count()
+        engine.publish()
+        key = api.settings.api_keys.add("reader", "read")
+        with closing(Sight(browser, api.url, http_credentials={"username": "me", "password": key})) as sight:
+            page = sight.open()
+            expect(page.locator("#tokens")).to_have_text(f"{engine.state.tokens:,}")
+            assert sight.wrong == []
+            page.locator("input[type=file]").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"text"})
+            expect(page.get_by_text("the API key reader may read")).to_be_visible()
+        assert api.inbox.manifests() == []
+
+
 def test_the_numbers_move_while_text_is_counted_without_a_reload(sight: Sight, engine: tuple[Api, Engine]) -> None:
     _, counting = engine
     page = sight.open()

@@ -16,12 +16,17 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from page_rig import VIEWS, Sight
 from playwright.sync_api import Browser, Locator, Page, expect
+from rich.text import Text
 
+from api import findings
+from api.client import Client
+from api.console import SafeConsole
 from engine.demo.text import CORPORA, demo_documents, sample_documents
 from tests.chromium import chromium
 from tests.service import Service, eventually, serving
 
 HOSTILE = "<img src=x onerror=alert(1)> zebra </script><script>alert(2)</script> zebra &lt;b&gt; zebra \u202e zebra {{7*7}}. "
+ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\x1b[31m"
 PROMPT = "Returns an array of floats."
 
 
@@ -33,7 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             running.feed([row.text for row in sample_documents() if row.package == corpus], corpus)
         for corpus in CORPORA:
             running.feed([text[:300] for text in itertools.islice(demo_documents(corpus), 150)], corpus)
-        running.until_counted(running.feed([HOSTILE * 3] * 4, "hostile", wait="visible"))
+        running.until_counted(running.feed([HOSTILE * 3 + ESCAPES] * 4, "hostile", wait="visible"))
         eventually("a snapshot of all of it", lambda: running.get("/v1/status")["lag_tokens"] == 0)
         yield running
 
@@ -183,6 +188,19 @@ def test_a_hostile_text_is_shown_as_text_wherever_it_appears(sight: Sight, servi
     graph(page)
     assert "".join(page.locator(".tokens .token").all_text_contents()) == "<img src=x onerror=alert(1)></script>"
     assert page.locator("main img, main script").count() == 0
+
+
+def test_a_hostile_text_does_nothing_to_a_terminal(service: Service) -> None:
+    """The demo prints contexts as these."""
+    with Client(str(service.http.base_url)) as client:
+        found = client.get("/v1/search", q="owned")["items"][0]
+        layer, index = found["feature"].split(":")
+        contexts = client.get(f"/v1/features/{layer}/{index}/contexts", k=8)["contexts"]
+    tokens = next(context["tokens"] for context in contexts if "\x1b" in "".join(context["tokens"]))
+    shown = io.StringIO()
+    SafeConsole(file=shown, width=10_000).print(Text("".join(tokens)), findings._context_line(tokens, len(tokens) - 5, "1 and 2"))
+    assert "␛[2J␛]0;owned" in shown.getvalue()
+    assert {character for character in shown.getvalue() if not character.isprintable()} <= {"\n"}
 
 
 # The graph

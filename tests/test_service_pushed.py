@@ -62,7 +62,7 @@ def test_every_count_and_measure_of_every_pair_equals_brute_force_over_the_dense
             on_a, on_b = a > 0, b > 0
             n_a, n_b, n_ab = int(on_a.sum()), int(on_b.sum()), int((on_a & on_b).sum())
             assert answer["tokens"] == tokens
-            assert answer["counts"] == {"up": n_a, "down": n_b, "joint": n_ab}
+            assert answer["counts"] == {"up": n_a, "down": n_b, "joint": n_ab, "count_error": 0}
             expected = brute_force(a, b)
             for measure in MEASURES:
                 estimate = answer["measures"][measure]["estimate"]
@@ -148,7 +148,7 @@ def test_the_counts_are_the_same_after_a_restart_and_in_any_split_of_the_corpus(
             dense_b = np.concatenate([document[2][:, j] for document in CORPUS])
             counts = other.get("/v1/similarity", up=f"1:{i}", down=f"2:{j}")["counts"]
             expected = (dense_a > 0).sum(), (dense_b > 0).sum(), ((dense_a > 0) & (dense_b > 0)).sum()
-            assert counts == dict(zip(("up", "down", "joint"), map(int, expected), strict=True))
+            assert counts == dict(zip(("up", "down", "joint", "count_error"), map(int, (*expected, 0)), strict=True))
         for feature in (1, 2, 3, 5):
             contexts = other.get(f"/v1/features/1/{feature}/contexts", k=8)["contexts"]
             peaks = {number: float(document[1][:, feature].max(initial=0)) for number, document in enumerate(CORPUS)}

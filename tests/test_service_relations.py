@@ -118,7 +118,7 @@ def test_what_is_planted_passes_disappears_and_appears_by_name_with_its_numbers(
     joint = int(((DENSE[0][:, LIVED] > 0) & (DENSE[1][:, 4] > 0)).sum())
     fired = int((DENSE[0][:, LIVED] > 0).sum()), int((DENSE[1][:, 4] > 0).sum())
     assert item["count"] == fired[0] and (item["best"]["up"], item["best"]["down"]) == (f"0:{LIVED}", "1:4")
-    assert item["best"]["counts"] == {"up": fired[0], "down": fired[1], "joint": joint}
+    assert item["best"]["counts"] == {"up": fired[0], "down": fired[1], "joint": joint, "count_error": 0}
     assert item["best"]["estimate"] == pytest.approx(np.corrcoef(DENSE[0][:, LIVED], DENSE[1][:, 4])[0, 1], rel=1e-6)
     assert item["best"]["measures"]["jaccard"] == pytest.approx(joint / (sum(fired) - joint))
     assert kinds["disappeared"][f"0:{GONE}"]["best"] is None
@@ -167,7 +167,7 @@ def test_the_planted_specialisation_is_found_with_the_numbers_of_its_four_condit
     assert [child["feature"] for child in item["children"]] == [f"1:{CHILDREN[at]}" for at in order]
     for child, at in zip(item["children"], order, strict=True):
         joint = int((children[:, at] & parent).sum())
-        assert child["counts"] == {"up": int(parent.sum()), "down": int(children[:, at].sum()), "joint": joint}
+        assert child["counts"] == {"up": int(parent.sum()), "down": int(children[:, at].sum()), "joint": joint, "count_error": 0}
         assert (child["necessity"], child["share"]) == (1.0, joint / parent.sum())
     conditions = item["conditions"]
     since = sum(len(document[0]) for document in CORPUS[:FIRST])

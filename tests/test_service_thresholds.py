@@ -78,7 +78,7 @@ def assert_counts(service: Service, counted: Document, thresholds: list[np.ndarr
             for j in range(SIZES[down]):
                 a, b = active[up][:, i], active[down][:, j]
                 if joint := int((a & b).sum()):
-                    expected[f"{down}:{j}"] = {"up": int(a.sum()), "down": int(b.sum()), "joint": joint}
+                    expected[f"{down}:{j}"] = {"up": int(a.sum()), "down": int(b.sum()), "joint": joint, "count_error": 0}
             assert found == expected, (up, i)
     for layer, limits in enumerate(thresholds):
         for index, limit in enumerate(limits.tolist()):

@@ -14,6 +14,7 @@ from views_rig import Rig, private_redis, publish
 
 from engine.analysis.snapshot import SnapshotReader
 from engine.corpus.segment import Piece
+from engine.counts import pairs
 from engine.counts.siblings import IDLE_CHOICES, Siblings
 from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
@@ -83,7 +84,7 @@ def test_likely_children_are_those_of_the_reference(rows: int, dtype: type) -> N
     needed, covered = rng.integers(0, 50, 23), rng.integers(0, 900, rows)
     found = likely_children(counts, least, most, needed, covered)
     expected = reference.likely_children(counts, least, most, needed, covered)
-    on_device = choice.on_device(torch.from_numpy(counts), [slice(0, 7), slice(7, rows)], least, most, needed, covered)
+    on_device = pairs.on_device(torch.from_numpy(counts), [slice(0, 7), slice(7, rows)], least, most, needed, covered)
     for parts in zip(found, on_device, expected, strict=True):
         assert np.array_equal(parts[0], parts[2]) and np.array_equal(parts[1], parts[2])
     if rows == 700:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 from counts_stream import sparse
@@ -19,6 +20,7 @@ from engine.errors import BadValue, NotReady, Unknown
 from engine.measures import drift, intervals
 from engine.measures.moments import Moments, moments_of
 from engine.views.corpora import CorpusQueries
+from engine.views.lists import Made
 from engine.views.pins import NextSegment, PinQueries
 from engine.views.watch import Watch
 
@@ -123,11 +125,17 @@ def test_a_feature_in_one_corpus_is_what_its_documents_say(queries: CorpusQuerie
     assert found.lower <= answer.density <= found.upper  # type: ignore[operator]
 
 
+def whole(found: tuple[Any, Made[Any]]) -> Any:
+    """An answer with all its items."""
+    answer, items = found
+    return msgspec.structs.replace(answer, items=items[:])
+
+
 def test_a_corpus_of_which_nothing_is_counted_has_zeros_and_a_reason(queries: CorpusQueries) -> None:
     answer = queries.feature((1, 1), "queued")
     assert (answer.tokens, answer.documents, answer.count, answer.density, answer.mean) == (0, 0, 0, None, None)
     assert answer.reason is not None and "'queued'" in answer.reason
-    compared = queries.compare("prose", "queued", 0, 0, 100)
+    compared = whole(queries.compare("prose", "queued", 0))
     assert compared.different == 0 and compared.b.tokens == 0
     assert all(item.difference.estimate is None and "'queued'" in str(item.difference.reason) for item in compared.items)
 
@@ -142,7 +150,7 @@ def test_features_are_ranked_by_how_much_their_densities_differ_at_least(queries
         a, b = density_of("code", at, index, alpha), density_of("prose", at, index, alpha)
         low, high = float(a.lower - b.upper), float(a.upper - b.lower)
         rows[f"{at}:{index}"] = max(low, -high, 0.0), float(a.estimate - b.estimate), low, high
-    answer = queries.compare("code", "prose", layer, 0, 1_000)
+    answer = whole(queries.compare("code", "prose", layer))
     order = sorted(rows, key=lambda name: (-rows[name][0], -abs(rows[name][1])))  # stable: ties stay in order
     assert [item.feature for item in answer.items] == order
     for item in answer.items:
@@ -154,21 +162,9 @@ def test_features_are_ranked_by_how_much_their_densities_differ_at_least(queries
     assert {item.feature for item in answer.items[: answer.different]} == expected
 
 
-def test_pages_follow_one_another_without_gap_or_repetition(queries: CorpusQueries) -> None:
-    whole = queries.compare("code", "prose", None, 0, 1_000).items
-    pages, start = [], 0
-    while True:
-        page = queries.compare("code", "prose", None, start, 5)
-        pages += page.items
-        if page.next is None:
-            break
-        start = int(page.next)
-    assert pages == whole and len(whole) == sum(DICTIONARIES)
-
-
 @pytest.mark.parametrize("measure", intervals.MEASURES)
 def test_edges_differ_by_what_the_documents_behind_their_choice_say(queries: CorpusQueries, state: State, measure: str) -> None:
-    answer = queries.compare_edges("prose", "code", (0, 1), measure, 0, 1_000)
+    answer = whole(queries.compare_edges("prose", "code", (0, 1), measure))
     pairs = [(f"0:{i}", f"1:{j}") for i, j in itertools.product(range(7), range(6))]
     assert sorted((item.up, item.down) for item in answer.items) == pairs
     assert answer.family == len(pairs)
@@ -212,14 +208,14 @@ def pair_moments(corpus: str, i: int, j: int) -> Moments:
 
 
 def test_no_watched_pair_is_an_empty_answer_and_what_can_not_be_compared_is_refused(queries: CorpusQueries) -> None:
-    nothing = queries.compare_edges("code", "prose", (1, 2), "jaccard", 0, 10)
+    nothing = whole(queries.compare_edges("code", "prose", (1, 2), "jaccard"))
     assert (nothing.items, nothing.family, nothing.different, nothing.next) == ([], 0, 0, None)
     with pytest.raises(Unknown, match="0→1, 1→2"):
-        queries.compare_edges("code", "prose", (0, 2), "jaccard", 0, 10)
+        queries.compare_edges("code", "prose", (0, 2), "jaccard")
     with pytest.raises(BadValue, match=r"'lift'.*jaccard, sufficiency, necessity, pearson"):
-        queries.compare_edges("code", "prose", (0, 1), "lift", 0, 10)
+        queries.compare_edges("code", "prose", (0, 1), "lift")
     with pytest.raises(Unknown, match="no layer 3"):
-        queries.compare("code", "prose", 3, 0, 10)
+        queries.compare("code", "prose", 3)
 
 
 @pytest.mark.parametrize("ask", ["feature", "compare", "edges"])
@@ -234,8 +230,8 @@ def test_the_lock_is_not_held_while_ratios_are_computed(state: State, ask: str, 
     queries = CorpusQueries(DESCRIPTION, state, lock)
     {
         "feature": lambda: queries.feature((0, 1), "code"),
-        "compare": lambda: queries.compare("code", "prose", None, 0, 10),
-        "edges": lambda: queries.compare_edges("code", "prose", (0, 1), "jaccard", 0, 10),
+        "compare": lambda: queries.compare("code", "prose", None),
+        "edges": lambda: queries.compare_edges("code", "prose", (0, 1), "jaccard"),
     }[ask]()
     assert seen and not any(seen)
 

@@ -96,7 +96,7 @@ def test_a_pair_that_never_fires_is_watched_when_it_is_pinned_and_says_that_it_h
 def unwatched(state: State) -> tuple[int, int]:
     everything = np.indices((DICTIONARIES[0], DICTIONARIES[1])).reshape(2, -1)
     missing = np.flatnonzero(state.watched[0, 1].find(*everything) < 0)
-    joint = state.pairs[0, 1].joint(tuple(everything[:, missing]))
+    joint = state.pairs[0, 1].at(*everything[:, missing]).joint
     return tuple(everything[:, missing[np.argmax(joint)]].tolist())
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from views_rig import DICTIONARIES, Rig, as_batch, counted, dense_activations, private_redis, publish
 
 from engine.counts.state import State
-from engine.errors import BadValue, NotReady, Unknown
+from engine.errors import BadValue, NotReady, TooMany, Unknown
 from engine.views import live, requests
 from engine.views.connection import connect
 from engine.views.contexts import SIDE_TOKENS, Found, Window
@@ -133,10 +134,30 @@ def test_a_full_queue_is_refused_at_once(rig: Rig, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(requests, "MOST_WAITING", 2)
     client = connect(rig.server.url)
     client.rpush("saestream:requests", b"one", b"two")
-    with pytest.raises(NotReady, match="2 live requests wait"):
+    with pytest.raises(TooMany, match="2 requests wait"):
         rig.read(lambda views: views.similarity((0, 1), (1, 1), timeout=30))
     assert client.lrange("saestream:requests", 0, -1) == [b"one", b"two"]
     client.delete("saestream:requests")
+
+
+def test_more_requests_for_the_main_loop_than_it_could_take_are_refused_and_the_others_answered(
+    rig: Rig, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MOST_PENDING", 2)
+
+    async def ask_four(views: Views) -> list[Any]:
+        waiting = [asyncio.ensure_future(views.contexts([(0, 5)], timeout=20)) for _ in range(4)]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while len(done) < 2:
+            more, _ = await asyncio.wait(set(waiting) - done, return_when=asyncio.FIRST_COMPLETED)
+            done |= more
+        assert {type(one.exception()) for one in done} == {TooMany}
+        with main_loop(queries, lambda positions: iter([{position: "gone" for position in positions}])):
+            return await asyncio.gather(*(set(waiting) - done))
+
+    with answering(rig, state) as queries:
+        answered = rig.read(ask_four)
+    assert len(answered) == 2 and all(answer.missing for answer in answered)
 
 
 def test_answers_wait_for_counting_and_are_from_whole_micro_batches(rig: Rig, state: State) -> None:
@@ -286,3 +307,26 @@ def test_thresholds_and_int64_tables_are_read_as_they_are(rig: Rig) -> None:
     with answering(rig, mine):
         found = rig.read(lambda views: views.similarity((0, 22), (1, 16)))
     assert found.counts.joint == int(((DENSE[0][:, 22] > 1.5) & (DENSE[1][:, 16] > 1.5)).sum())
+
+
+def test_what_can_not_be_answered_in_time_at_the_pace_of_late_is_refused_at_once(rig: Rig, state: State) -> None:
+    def slowly(positions: Sequence[int]) -> Iterator[Found]:
+        time.sleep(0.1)
+        yield from windows_of(positions)
+
+    async def one(views: Views) -> ContextsAnswer:
+        return await views.contexts([(0, 1)], 1)
+
+    async def crowd(views: Views) -> list[object]:
+        asked = [views.contexts([(0, feature)], 1, timeout=1.0) for feature in range(40)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with answering(rig, state) as queries, main_loop(queries, slowly):
+        for _ in range(5):
+            rig.read(one)
+        found = rig.read(crowd)
+        refused = [answer for answer in found if isinstance(answer, TooMany)]
+        assert len(refused) > 10 and all("wait for the engine's turn" in error.message for error in refused)
+        assert all(1 <= (error.retry_after or 0) <= 30 for error in refused)
+        assert any(isinstance(answer, ContextsAnswer) for answer in found)
+        assert rig.read(one).contexts  # who comes later is not refused for what is past

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from views_rig import DICTIONARIES, PAIRS, Rig, cosines, counted, dense_activations, directions, private_redis, publish
 
+from engine.counts import pairs
 from engine.counts.state import State
 from engine.errors import BadValue, Unknown
 from engine.measures import MEASURES, PairCounts, estimates
-from engine.views import ranking
 from engine.views.answers import NeighborsAnswer
 from engine.views.decoder import DecoderCosines
 from engine.views.live import LiveQueries
@@ -174,7 +174,7 @@ def sides(state: State, up: int, down: int) -> list[Side]:
 
 def test_a_table_ranked_in_small_blocks_gives_the_same_lists(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2)
-    monkeypatch.setattr(ranking, "_BLOCK_CELLS", 29 * 4)
+    monkeypatch.setattr(pairs, "_RANKED_CELLS", 29 * 4)
     parts = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one.offsets, other.offsets)
@@ -185,7 +185,7 @@ def test_a_table_ranked_in_small_blocks_gives_the_same_lists(state: State, monke
 @pytest.mark.parametrize("support", [1, 10**6], ids=["every-cell", "no-cell-has-the-support"])
 def test_lists_hold_only_cells_with_the_support(state: State, support: int) -> None:
     found = rank_pair(state.pairs[0, 1], *sides(state, 0, 1), TOKENS, k=50, min_support=support)
-    supported = int((state.pairs[0, 1].joint(...) >= support).sum())
+    supported = int((state.pairs[0, 1].counts.sum(dim=2) >= support).sum())
     assert len(found.downstream.cells.joint) == len(found.upstream.cells.joint) == supported
 
 

@@ -1,6 +1,6 @@
 """From a snapshot's graph to the answers about relations, one function per question.
 
-Each returns the answer without items, and all its items (at most `MOST_ITEMS`), which `engine.analysis.lists` cuts into pages.
+Each returns the answer without items, and all its items (at most `MOST_ITEMS`), which `engine.views.lists` cuts into pages.
 """
 
 from __future__ import annotations
@@ -138,15 +138,17 @@ def specialized(whole: Whole, request: SpecializationsRequest) -> tuple[Speciali
 
 def _specialization(graph: FeatureGraph, item: Specialization, max_overlap: float) -> SpecializationAnswer:
     up, down = item.pair
-    of_children = graph.edges[item.pair].down[item.edges]
+    of_children, errors = graph.edges[item.pair].down[item.edges], graph.edges[item.pair].error[item.edges]
     children = [
         ChildAnswer(
             feature=name((down, child)),
-            counts=CountsAnswer(up=item.count, down=int(graph.layers[down].count[child]), joint=joint),
+            counts=CountsAnswer(up=item.count, down=int(graph.layers[down].count[child]), joint=joint, count_error=error),
             necessity=necessity,
             share=joint / item.count,
         )
-        for child, joint, necessity in zip(of_children.tolist(), item.joint.tolist(), item.necessity.tolist(), strict=True)
+        for child, joint, error, necessity in zip(
+            *(column.tolist() for column in (of_children, item.joint, errors, item.necessity)), strict=True
+        )
     ]
     conditions = ConditionsAnswer(
         children=len(children),
@@ -250,17 +252,17 @@ def links_of(graph: FeatureGraph, pair: Pair, which: np.ndarray, measure: str) -
     """Edges of a pair, by their indices int64 `[n]`, with their counts and every measure."""
     edges, counts = graph.edges[pair], graph.counts(pair, which)
     columns = {key: np.broadcast_to(value, which.shape).tolist() for key, value in estimates(counts).items()} if len(which) else {}
-    numbers = (np.asarray(column).tolist() for column in (counts.up, counts.down, counts.joint))
+    numbers = (np.asarray(column).tolist() for column in (counts.up, counts.down, counts.joint, counts.joint_error))
     features = zip(edges.up[which].tolist(), edges.down[which].tolist(), *numbers, strict=True)
     return [
         LinkAnswer(
             up=name((pair[0], i)),
             down=name((pair[1], j)),
-            counts=CountsAnswer(up=n_i, down=n_j, joint=joint),
+            counts=CountsAnswer(up=n_i, down=n_j, joint=joint, count_error=error),
             estimate=number_or_none(columns[measure][at]),
             measures={key: number_or_none(column[at]) for key, column in columns.items()},
         )
-        for at, (i, j, n_i, n_j, joint) in enumerate(features)
+        for at, (i, j, n_i, n_j, joint, error) in enumerate(features)
     ]
 
 

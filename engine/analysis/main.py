@@ -5,13 +5,13 @@ python -m engine.analysis.main       with the settings in SAESTREAM_RUN_SETTINGS
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import threading
 from types import FrameType
 
+from engine import logs
 from engine.analysis.worker import Worker
 from engine.settings import Settings
 from engine.supervisor import SETTINGS_VARIABLE
@@ -22,7 +22,8 @@ NICENESS = 10
 
 def main() -> int:
     """Answer questions; the exit status is 0 after SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s analysis %(levelname)s %(message)s", stream=sys.stderr)
+    settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
+    logs.setup("analysis", settings.log_format, settings.log_requests)
     os.nice(NICENESS)
     stop = threading.Event()
 
@@ -31,7 +32,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, on_sigterm)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the supervisor turns it into SIGTERM for us
-    Worker(Settings.model_validate_json(os.environ[SETTINGS_VARIABLE]), stop).run()
+    Worker(settings, stop).run()
     return 0
 
 

@@ -197,6 +197,8 @@ class _Rows:
     packed: list[memoryview]
     watched: list[int]
     intervals: list[memoryview]
+    errors: list[np.ndarray]
+    unlisted: list[int]
 
 
 def graph_of(
@@ -213,8 +215,8 @@ def graph_of(
     layers = [LayerCounts(np.zeros(size, np.int64), np.zeros(size), np.zeros(size)) for size in dictionaries]
     count_a = [np.zeros(size, np.int64) for size in dictionaries]
     rate_effect = [np.full(size, np.nan, np.float32) for size in dictionaries]
-    downstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], []))
-    upstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], []))
+    downstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], [], [], []))
+    upstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], [], [], []))
     for record in _unpacked(records):
         counts, at = layers[record.layer], record.index
         counts.count[at], counts.sum[at], counts.sum_of_squares[at] = record.count, record.sum, record.sum_of_squares
@@ -223,13 +225,15 @@ def graph_of(
             down = table.direction == "downstream"
             pair = (record.layer, table.layer) if down else (table.layer, record.layer)
             _gather((downstream if down else upstream)[pair], at, table)
-    edges, joint_a, effect, watched = {}, {}, {}, {}
+    edges, joint_a, effect, watched, unlisted = {}, {}, {}, {}, {}
     for pair in sorted(downstream):
         sides, width = (downstream.pop(pair), upstream.pop(pair)), dictionaries[pair[1]]
+        if any(any(side.unlisted) for side in sides):
+            unlisted[pair] = tuple(_by_owner(side, dictionaries[layer]) for side, layer in zip(sides, pair, strict=True))
         edges[pair], joint_a[pair], effect[pair] = _union(*sides, width)
         watched[pair] = _watched(edges[pair], *sides, width)
     certainty = Certainty(count_a, rate_effect, joint_a, effect)
-    return FeatureGraph(tokens, layers, edges, k, min_support), certainty, watched
+    return FeatureGraph(tokens, layers, edges, k, min_support, unlisted), certainty, watched
 
 
 def _unpacked(records: list[bytes]) -> Iterator[FeatureRecord]:
@@ -245,6 +249,14 @@ def _gather(rows: _Rows, owner: int, table: NeighborTable) -> None:
     rows.packed.append(table.packed)
     rows.watched.append(len(table.packed_intervals) // INTERVAL.itemsize)
     rows.intervals.append(table.packed_intervals)
+    rows.errors.append(table.errors())
+    rows.unlisted.append(table.unlisted)
+
+
+def _by_owner(rows: _Rows, size: int) -> np.ndarray:
+    unlisted = np.zeros(size, np.int64)
+    unlisted[rows.owners] = rows.unlisted
+    return unlisted
 
 
 def _union(downstream: _Rows, upstream: _Rows, width: int) -> tuple[Edges, np.ndarray, np.ndarray]:
@@ -257,12 +269,13 @@ def _union(downstream: _Rows, upstream: _Rows, width: int) -> tuple[Edges, np.nd
         owner = np.repeat(np.array(rows.owners, np.int64), rows.lengths)
         up, down = (owner, table["index"]) if rows is downstream else (table["index"], owner)
         ids = up.astype(np.int64) * width + down
-        sides.append((ids, *(table[column] for column in ("joint", "product", "decoder_cosine", "joint_a", "effect"))))
+        errors = np.concatenate([np.empty(0, np.int64), *rows.errors])
+        sides.append((ids, *(table[column] for column in ("joint", "product", "decoder_cosine", "joint_a", "effect")), errors))
     ids, *columns = (np.concatenate(column) for column in zip(*sides, strict=True))
     ids, first = np.unique(ids, return_index=True)
     up, down = np.divmod(ids, width)
-    joint, product, cosine, joint_a, effect = (column[first] for column in columns)
-    return Edges(up.astype(np.int32), down.astype(np.int32), joint, product, cosine), joint_a, effect
+    joint, product, cosine, joint_a, effect, error = (column[first] for column in columns)
+    return Edges(up.astype(np.int32), down.astype(np.int32), joint, product, cosine, error), joint_a, effect
 
 
 def _watched(edges: Edges, downstream: _Rows, upstream: _Rows, width: int) -> WatchedEdges:

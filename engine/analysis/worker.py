@@ -20,15 +20,16 @@ from engine.analysis import answers, communities, edges, flow, gates
 from engine.analysis.community_ids import IDS
 from engine.analysis.community_splits import Communities
 from engine.analysis.decoders import Decoders
-from engine.analysis.lists import Lists
 from engine.analysis.search import Searches
 from engine.analysis.snapshot import SnapshotReader, Whole
 from engine.encoder.decoder_file import DECODERS
 from engine.errors import NotReady, SaestreamError
+from engine.logs import about, request_took
 from engine.settings import Settings
 from engine.views.communities import CommunitiesRequest, CommunityOfRequest, CommunityRequest
 from engine.views.connection import connect
 from engine.views.keys import Keys
+from engine.views.lists import Lists
 from engine.views.relations import (
     AnalysisEnvelope,
     EdgesRequest,
@@ -106,21 +107,29 @@ class Worker:
             return
         if envelope.deadline <= time.monotonic():
             return
+        with about(request=envelope.asked_by):
+            answer = self._packed(envelope)
+        with self._client.pipeline() as pipe:
+            pipe.rpush(self._keys.reply(envelope.id), answer)
+            pipe.expire(self._keys.reply(envelope.id), REPLY_SECONDS)
+            pipe.execute()
+
+    def _packed(self, envelope: AnalysisEnvelope) -> bytes:
+        """The answer to a question, or what is wrong."""
+        how = "answered"
         try:
             answer = pack_answer(self._answer(envelope))
         except SaestreamError as error:
             if error.status == 500:
                 log.error("%r: %s", envelope.request, error.message)
-            answer = pack_error(error)
+            answer, how = pack_error(error), error.title
         except redis.RedisError:
             raise
         except Exception:  # one bad question must not end the process that answers all others
             log.exception("a question failed: %r", envelope.request)
-            answer = pack_error(SaestreamError("the analysis worker failed on this request; its log says why"))
-        with self._client.pipeline() as pipe:
-            pipe.rpush(self._keys.reply(envelope.id), answer)
-            pipe.expire(self._keys.reply(envelope.id), REPLY_SECONDS)
-            pipe.execute()
+            answer, how = pack_error(SaestreamError("the analysis worker failed on this request; its log says why")), "failed"
+        request_took(time.monotonic() - envelope.sent_at, "%s: %s", type(envelope.request).__name__, how)
+        return answer
 
     def _answer(self, envelope: AnalysisEnvelope) -> Any:
         whole, request, page = self._refresh(), envelope.request, envelope.page

@@ -10,11 +10,12 @@ one frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
+import msgspec
 import numpy as np
 
 from engine.corpus.body import LONGEST_NAME, BodyCheck, half_of, too_large
@@ -24,6 +25,18 @@ from engine.errors import BadInput, TooLarge
 MEDIA_TYPE = "application/x-msgpack"
 _CHUNK = 1 << 20
 _COLUMNS = (("offsets", "<i4"), ("features", "<i4"), ("values", "<f4"))
+_MOST_KEYS = 1 << 10  # of a map: three are ours
+_SMALL_BYTES = 4 * LONGEST_NAME + 5  # of a name, or a number
+_KINDS: tuple[tuple[Container[int], str], ...] = (
+    ((*range(0x80, 0x90), 0xDE, 0xDF), "a map"),
+    ((*range(0x90, 0xA0), 0xDC, 0xDD), "a list"),
+    ((*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB), "a string"),
+    ((0xC4, 0xC5, 0xC6), "binary"),
+    ((0xC0,), "nil"),
+    ((0xC2, 0xC3), "a boolean"),
+    ((*range(0x80), *range(0xE0, 0x100), *range(0xCA, 0xD4)), "a number"),
+)
+"""First bytes of MessagePack."""
 
 
 class Frame(NamedTuple):
@@ -34,19 +47,16 @@ class Frame(NamedTuple):
 
 
 class FrameStream:
-    """Bytes in, frames out."""
+    """Bytes in, frames out.
+
+    A frame is first passed over, which makes no object of anything in it, and then taken apart level by level, each by its declared
+    length: 64 MiB of empty lists would be 4 GiB of them.
+    """
 
     def __init__(self, dictionaries: Sequence[int], max_frame_bytes: int) -> None:
         self._dictionaries, self._limit = tuple(dictionaries), max_frame_bytes
-        self._unpacker = msgpack.Unpacker(
-            max_buffer_size=max_frame_bytes + _CHUNK,
-            max_bin_len=max_frame_bytes,
-            max_str_len=4 * LONGEST_NAME,
-            max_array_len=max(len(dictionaries), 1 << 10),
-            max_map_len=1 << 10,
-            max_ext_len=0,
-        )
-        self._fed = 0
+        self._unpacker = msgpack.Unpacker(max_buffer_size=max_frame_bytes + _CHUNK)
+        self._held = bytearray()  # from `_end` on
         self._end = 0  # of the last whole frame, in bytes of the stream
         self._frames = 0
 
@@ -54,73 +64,84 @@ class FrameStream:
         """Yield the frames that end in `chunk`; exhaust it before the next call. Raises BadInput or TooLarge."""
         for start in range(0, len(chunk), _CHUNK):
             part = memoryview(chunk)[start : start + _CHUNK]
-            self._fed += len(part)
+            self._held += part
             self._unpacker.feed(part)
-            while (value := self._unpack()) is not None:
-                yield self._frame(value[0])
+            taken = 0
+            while size := self._next():
+                yield self._frame(memoryview(bytes(memoryview(self._held)[taken : taken + size])))
                 self._frames += 1
-            if self._fed - self._end > self._limit:
-                raise too_large(self._where, self._fed - self._end, self._limit)
+                self._end += size
+                taken += size
+            del self._held[:taken]
+            if len(self._held) > self._limit:
+                raise too_large(self._where, len(self._held), self._limit)
 
     def finish(self) -> None:
         """Raises BadInput if the stream ends within a frame."""
-        if self._end != self._fed:
-            raise BadInput(f"{self._where} is cut off: the body ends after {self._fed - self._end:,} bytes of it")
+        if self._held:
+            raise BadInput(f"{self._where} is cut off: the body ends after {len(self._held):,} bytes of it")
 
     @property
     def _where(self) -> str:
         return f"frame {self._frames + 1} (from byte {self._end})"
 
-    def _unpack(self) -> tuple[Any] | None:
+    def _next(self) -> int:
+        """Bytes of the next frame; 0 while it is not whole."""
         try:
-            value = self._unpacker.unpack()
+            self._unpacker.skip()
         except msgpack.OutOfData:
-            return None
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            if "exceeds max" in str(error):
-                raise TooLarge(
-                    f"{self._where} declares a length beyond the limits: {self._limit:,} bytes for a frame, "
-                    f"{LONGEST_NAME} characters for a name, {max(len(self._dictionaries), 1 << 10)} entries for a list"
-                ) from error
+            return 0
+        except (ValueError, msgpack.UnpackException) as error:
             raise BadInput(f"{self._where} is not MessagePack") from error
         size = self._unpacker.tell() - self._end
         if size > self._limit:
             raise too_large(self._where, size, self._limit)
-        self._end += size
-        return (value,)
+        return size
 
-    def _frame(self, value: Any) -> Frame:
+    def _frame(self, raw: memoryview) -> Frame:
         where = f"frame {self._frames + 1}"
-        if not isinstance(value, dict):
-            raise BadInput(f"{where} is {_kind(value)}; it must be a map with document, tokens and layers")
+        if (kind := _kind(raw)) != "a map":
+            raise BadInput(f"{where} is {kind}; it must be a map with document, tokens and layers")
+        try:
+            return self._checked(where, _entries(where, raw))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # not UTF-8, or a key that is no text
+            raise BadInput(f"{self._where} is not MessagePack as it must be: {error}") from error
+
+    def _checked(self, where: str, value: dict[str, memoryview]) -> Frame:
         missing = [key for key in ("document", "tokens", "layers") if key not in value]
         if missing:
-            raise BadInput(f"{where} has no {' and no '.join(missing)}; it has {', '.join(map(str, value)) or 'no key'}"[:400])
-        document, tokens, layers = value["document"], value["tokens"], value["layers"]
+            raise BadInput(f"{where} has no {' and no '.join(missing)}; it has {', '.join(value) or 'no key'}"[:400])
+        document, tokens = _small(value["document"]), _small(value["tokens"])
         if not isinstance(document, str) or len(document) > LONGEST_NAME:
-            raise BadInput(f"{where}: document is {_kind(document)}; it must be a string of at most {LONGEST_NAME} characters")
+            found = _kind(value["document"])
+            raise BadInput(f"{where}: document is {found}; it must be a string of at most {LONGEST_NAME} characters")
         if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 1 << 31:
-            raise BadInput(f"{where}: tokens is {tokens!r}; it must be an integer from 0 on"[:400])
-        if not isinstance(layers, list) or len(layers) != len(self._dictionaries):
-            found = f"{len(layers)} layers" if isinstance(layers, list) else f"layers as {_kind(layers)}"
+            found = _kind(value["tokens"]) if tokens is None else repr(tokens)
+            raise BadInput(f"{where}: tokens is {found}; it must be an integer from 0 on"[:400])
+        kind = _kind(value["layers"])
+        if kind != "a list" or _length(value["layers"]) != len(self._dictionaries):
+            found = f"{_length(value['layers'])} layers" if kind == "a list" else f"layers as {kind}"
             raise BadInput(f"{where} has {found}; this run has {len(self._dictionaries)}")
+        layers = msgspec.msgpack.decode(value["layers"], type=list[msgspec.Raw])
         checked = tuple(
-            _layer(f"{where}, layer {index}", layer, tokens, size)
+            _layer(f"{where}, layer {index}", memoryview(layer), tokens, size)
             for index, (layer, size) in enumerate(zip(layers, self._dictionaries, strict=True))
         )
         return Frame(document, half_of(document.encode()), tokens, checked)
 
 
-def _layer(where: str, layer: Any, tokens: int, size: int) -> LayerActivations:
-    if not isinstance(layer, dict):
-        raise BadInput(f"{where} is {_kind(layer)}; it must be a map with offsets, features and values")
-    columns = []
+def _layer(where: str, raw: memoryview, tokens: int, size: int) -> LayerActivations:
+    if (kind := _kind(raw)) != "a map":
+        raise BadInput(f"{where} is {kind}; it must be a map with offsets, features and values")
+    layer, columns = _entries(where, raw), []
     for name, dtype in _COLUMNS:
-        raw = layer.get(name)
-        if not isinstance(raw, bytes) or len(raw) % 4:
-            found = "missing" if raw is None else f"{len(raw)} bytes" if isinstance(raw, bytes) else _kind(raw)
+        packed = layer.get(name)
+        kind = "missing" if packed is None else _kind(packed)
+        column = msgspec.msgpack.decode(packed, type=memoryview) if packed is not None and kind == "binary" else b""
+        if kind != "binary" or len(column) % 4:
+            found = f"{len(column)} bytes" if kind == "binary" else kind
             raise BadInput(f"{where}: {name} is {found}; it must be binary, 4 bytes an entry")
-        columns.append(np.frombuffer(raw, dtype=dtype))
+        columns.append(np.frombuffer(column, dtype=dtype))
     offsets, features, values = columns
     _check_offsets(where, offsets, tokens, len(features))
     if len(values) != len(features):
@@ -130,6 +151,35 @@ def _layer(where: str, layer: Any, tokens: int, size: int) -> LayerActivations:
     if len(wrong):
         raise BadInput(f"{where}: value {values[wrong[0]]} at entry {wrong[0]}; only activations above 0 are sent")
     return LayerActivations(offsets, features, values)
+
+
+def _entries(where: str, raw: memoryview) -> dict[str, memoryview]:
+    """The entries of a map, still packed, where they lie."""
+    if (entries := _length(raw)) > _MOST_KEYS:
+        raise TooLarge(f"{where} has a map of {entries:,} keys; at most {_MOST_KEYS:,} are read")
+    return {key: memoryview(value) for key, value in msgspec.msgpack.decode(raw, type=dict[str, msgspec.Raw]).items()}
+
+
+def _small(raw: memoryview) -> Any:
+    """A string or number; None for what is neither, or longer than any of ours."""
+    return msgspec.msgpack.decode(raw) if _kind(raw) in ("a string", "a number", "a boolean") and len(raw) <= _SMALL_BYTES else None
+
+
+def _length(raw: memoryview) -> int:
+    """How many entries a packed map or list has."""
+    first = raw[0]
+    if first < 0xA0:  # fixmap, fixarray
+        return first & 0x0F
+    return int.from_bytes(raw[1 : 3 if first in (0xDC, 0xDE) else 5], "big")
+
+
+def _kind(raw: memoryview) -> str:
+    """What a packed value is, for a message."""
+    first = raw[0]
+    for kinds, name in _KINDS:
+        if first in kinds:
+            return name
+    return "of an unknown type"
 
 
 def _check_offsets(where: str, offsets: np.ndarray, tokens: int, entries: int) -> None:
@@ -158,11 +208,6 @@ def _check_features(where: str, offsets: np.ndarray, features: np.ndarray, size:
         raise BadInput(
             f"{where}: feature {features[entry]} follows {features[entry - 1]} within token {token}; they must strictly increase"
         )
-
-
-def _kind(value: object) -> str:
-    names = {dict: "a map", list: "a list", str: "a string", bytes: "binary", bool: "a boolean", int: "a number", float: "a number"}
-    return "nil" if value is None else names.get(type(value), "of an unknown type")
 
 
 class ActivationsCheck(BodyCheck):

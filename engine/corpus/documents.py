@@ -39,6 +39,7 @@ def body_check(
     content_type: str,
     *,
     max_document_bytes: int,
+    max_bytes: int = 1 << 62,
     vocab_size: int | None = None,
     dictionaries: Sequence[int] | None = None,
 ) -> BodyCheck:
@@ -46,6 +47,7 @@ def body_check(
 
     Args:
         max_document_bytes: the limit for one document (activations: for one frame).
+        max_bytes: the limit for all that a body unpacks to, where it is packed.
         vocab_size: of the run's model; None for a run without a model, which takes no text and no tokens.
         dictionaries: dictionary size of each layer, in order; None if they are not known.
 
@@ -64,7 +66,7 @@ def body_check(
         return plain_text.PlainTextCheck(max_document_bytes)
     if media_type == jsonl.MEDIA_TYPE:
         return jsonl.JsonLinesCheck(max_document_bytes, vocab_size)
-    return parquet.ParquetCheck(max_document_bytes, vocab_size)
+    return parquet.ParquetCheck(max_document_bytes, vocab_size, max_bytes)
 
 
 def read_documents(path: Path, media_type: str, start: int = 0) -> Iterator[Document]:

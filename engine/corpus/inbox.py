@@ -19,7 +19,7 @@ either: whoever finds an upload (the engine, which will count it; the API, which
 its writer may have been killed between rename and sync. Otherwise a segment could outlive the upload that it was made of, and the
 client, who sends again what was not acknowledged, would be counted twice.
 
-The manifest is a record (`engine.durable`), and holds the sha256 of the body: a body that was damaged since is not counted.
+The manifest holds the sha256 of the body: a body that was damaged since is not counted.
 """
 
 from __future__ import annotations
@@ -36,36 +36,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from engine import durable
 from engine.corpus.body import BodyCheck
+from engine.corpus.manifest import ID_LENGTH, Manifest, Route, next_id, read_manifest, write_manifest
+from engine.corpus.quota import Quota
 from engine.errors import BadInput, Busy, Conflict, DamagedFile
 
-Route = Literal["corpora", "activations"]
 CORPUS_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: sorts as it counts
-_ID_LENGTH = 26
 _SETTLED_SECONDS = 0.1  # a folder's mtime moves in ticks of up to 10 ms: a younger one may hide a second change in its tick
-MAGIC = b"SAESUPLD"
-VERSION = 2  # 1: manifest.json, without a checksum
 _HASHED = 1 << 20  # bytes of a body that are hashed at a time
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """What is known of an upload when it is acknowledged."""
-
-    id: str  # 26 characters, sorts by arrival
-    route: Route
-    corpus: str
-    key: str | None  # the sender's idempotency key
-    sha256: str  # of the body
-    media_type: str
-    bytes: int
-    documents: int
-    received_at: float  # unix seconds
 
 
 class _Claim(NamedTuple):
@@ -82,8 +63,10 @@ class _Claim(NamedTuple):
 class Inbox:
     """Uploads under `root`. The API process receives, the engine reads; both through an object of this class, from any thread."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, quota: Quota | None = None) -> None:
+        """The quota is for who receives."""
         self.root = root
+        self.quota = quota
         self._uploads, self._incoming, self._keys = root / "uploads", root / "incoming", root / "keys"
         for folder in (root, self._uploads, self._incoming, self._keys):
             durable.make_folders(folder)
@@ -134,6 +117,13 @@ class Inbox:
                 f"the body of upload {manifest.id} is damaged: sha256 {found.hexdigest()[:12]}…, {manifest.sha256[:12]}… arrived"
             )
 
+    def drop_body(self, upload_id: str) -> int:
+        """Forget the body of an upload that is in the log, whole; its manifest, and with that its key, stay. Returns bytes."""
+        body = self.body(upload_id)
+        size = body.stat().st_size if body.exists() else 0
+        body.unlink(missing_ok=True)
+        return size
+
     # writing
 
     def receive(self, corpus: str, media_type: str, route: Route, key: str | None, check: BodyCheck) -> Receiving:
@@ -143,12 +133,14 @@ class Inbox:
             BadInput: a corpus name that is not 1–64 of letters, digits, dot, dash, underscore, or an empty or endless key.
             Busy: a body with this key is arriving right now.
             Conflict: this key was used for another corpus or content type on this route (other content is found at `commit`).
-            StorageFault: the disk is full, or fails.
+            StorageFault: the disk fails or is full, or what this run may have of it is.
         """
         if not CORPUS_NAME.fullmatch(corpus):
             raise BadInput(f"corpus name {corpus!r}: it must be 1 to 64 letters, digits, dots, dashes or underscores")
         if key is not None and not 1 <= len(key) <= 255:
             raise BadInput(f"an idempotency key has 1 to 255 characters, this one has {len(key)}")
+        if self.quota is not None:
+            self.quota.take(0)
         try:
             self._become_writer()
             claim = None if key is None else self._claim(route, key)
@@ -176,9 +168,9 @@ class Inbox:
             self._seen_mtime, self._seen_at = mtime, now
         elif self._listed_at >= self._seen_at + _SETTLED_SECONDS:
             return
-        names = [entry.name for entry in os.scandir(self._uploads) if len(entry.name) == _ID_LENGTH]
+        names = [entry.name for entry in os.scandir(self._uploads) if len(entry.name) == ID_LENGTH]
         for upload_id in sorted(name for name in names if name not in self._by_id):
-            self._add(_read_manifest(self._uploads / upload_id))
+            self._add(read_manifest(self._uploads / upload_id))
         self._listed_at = now
 
     def _add(self, manifest: Manifest) -> None:
@@ -233,7 +225,7 @@ class Inbox:
         with self._lock, open(self.root / "commit.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._refresh()
-            yield _next_id(self._manifests[-1].id if self._manifests else "")
+            yield next_id(self._manifests[-1].id if self._manifests else "")
 
 
 class Receiving:
@@ -279,6 +271,8 @@ class Receiving:
             return
         try:
             self._check.feed(chunk)
+            if self._inbox.quota is not None:
+                self._inbox.quota.take(len(chunk))
             self._body.write(chunk)
         except BaseException:
             self.abort()
@@ -313,7 +307,7 @@ class Receiving:
                     documents=documents,
                     received_at=time.time(),
                 )
-                durable.write_record(self._folder / "manifest", MAGIC, VERSION, manifest)
+                write_manifest(self._folder, manifest)
                 self._move_to(self._inbox._uploads / upload_id)
                 self._inbox._add(manifest)
             return manifest
@@ -357,29 +351,3 @@ class Receiving:
 
     def __exit__(self, *_: object) -> None:
         self.abort()
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    """The manifest of an upload; version 1 was plain JSON, without a checksum."""
-    try:
-        try:
-            return msgspec.convert(durable.read_record(folder / "manifest", MAGIC, {VERSION}), Manifest)
-        except FileNotFoundError:
-            return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
-    except (msgspec.DecodeError, FileNotFoundError) as error:
-        raise DamagedFile(f"{folder} has no manifest that saestream wrote: {error}") from error
-
-
-def _next_id(last: str) -> str:
-    """48 bits of milliseconds and 80 random bits (a ULID); one more than `last` if the clock is not ahead of it."""
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    if last:
-        value = max(value, _decode(last) + 1)
-    return "".join(_ALPHABET[value >> shift & 31] for shift in range(5 * (_ID_LENGTH - 1), -1, -5))
-
-
-def _decode(upload_id: str) -> int:
-    value = 0
-    for character in upload_id:
-        value = value << 5 | _ALPHABET.index(character)
-    return value

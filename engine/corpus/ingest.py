@@ -29,6 +29,7 @@ from engine.corpus.parts import TURN_TOKENS, Part, PartReader
 from engine.corpus.segment import UNIT_TOKENS
 from engine.corpus.tokenizer import DocumentTokenizer
 from engine.errors import SaestreamError, StorageFault
+from engine.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,11 @@ class Ingest(threading.Thread):
         )
         return sealed + making + round(waiting + left)
 
+    @property
+    def queue_uploads(self) -> int:
+        """Uploads that are not wholly in the log or in the segment in the making."""
+        return sum(map(len, tuple(self._waiting.values()))) + len(self._open)
+
     # the thread
 
     def run(self) -> None:
@@ -186,6 +192,10 @@ class Ingest(threading.Thread):
 
     def _turn(self, upload: _Open) -> None:
         """Take about `TURN_TOKENS` of an upload, then let the next one go on."""
+        with about(upload=upload.manifest.id):
+            self._take(upload)
+
+    def _take(self, upload: _Open) -> None:
         manifest, taken = upload.manifest, 0
         while taken < TURN_TOKENS:
             try:

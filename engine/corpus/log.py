@@ -34,13 +34,14 @@ from engine.corpus.segment import Segment
 from engine.corpus.segment_file import (
     SegmentHeader,
     UploadInSegment,
+    drop_content,
     read_segment,
     read_segment_header,
     read_whole_header,
     segment_path,
     write_segment,
 )
-from engine.errors import DamagedFile, Unknown, UnknownVersion
+from engine.errors import DamagedFile, DroppedSegment, Unknown, UnknownVersion
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,17 @@ class LogIndex(msgspec.Struct):
 
     def pack(self) -> bytes:
         return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def of(cls, root: Path, until: int) -> Self:
+        """That of the segments before number `until` of a log, from their headers. Raises DamagedFile."""
+        index = cls()
+        for number in range(until):
+            try:
+                index.take(read_segment_header(root, number))
+            except FileNotFoundError as error:
+                raise DamagedFile(f"{root} has no segment {number}") from error
+        return index
 
     def copy(self) -> Self:
         return type(self)(list(self.ends), dict(self.uploads))
@@ -126,7 +138,7 @@ class CorpusLog:
                 damaged or missing (see the module's text).
 
         Raises:
-            UnknownVersion: a whole segment of another format; nothing is changed then.
+            UnknownVersion: a whole segment of another format. DroppedSegment: one whose text is gone. Nothing is changed then.
             StorageFault: the folder can't be made or synced.
         """
         self.root = root
@@ -141,7 +153,7 @@ class CorpusLog:
         try:
             while self.last + 1 <= max(uncounted, default=-1):
                 self._take(self._whole(self.last + 1))
-        except UnknownVersion:
+        except (UnknownVersion, DroppedSegment):
             raise
         except DamagedFile as error:
             log.warning("%s: the log ends before it, and its uploads are taken from the inbox again", error.message)
@@ -210,7 +222,7 @@ class CorpusLog:
         return self.read(number)
 
     def read(self, number: int) -> Segment:
-        """Raises Unknown (not sealed yet) or DamagedFile."""
+        """Raises Unknown (not sealed yet), DamagedFile or DroppedSegment."""
         self._check(number)
         with self._lock:
             held = self._segments.get(number)
@@ -221,6 +233,25 @@ class CorpusLog:
         with self._lock:
             self._hold(self._segments, number, segment, _SEGMENTS_HELD)
         return segment
+
+    def drop(self, number: int) -> int:
+        """Forget the content of a segment that nobody will count again; its header stays, and with it its place in the log.
+
+        Returns:
+            How many bytes went.
+
+        Raises:
+            Unknown: not sealed yet. StorageFault: the disk's fault, and the segment is as before.
+        """
+        whole = self.header(number)
+        if whole.dropped:
+            return 0
+        size = segment_path(self.root, number).stat().st_size
+        header = drop_content(self.root, whole)
+        with self._lock:
+            self._segments.pop(number, None)
+            self._hold(self._headers, number, header, _HEADERS_HELD)
+        return size
 
     def header(self, number: int) -> SegmentHeader:
         """What a segment holds, without reading it. Raises as `read`."""

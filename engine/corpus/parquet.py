@@ -1,7 +1,8 @@
 """`application/vnd.apache.parquet`: a document a row; column `text` (string) or `tokens` (list of integers), optional column `id`.
 
-Row groups are read in batches of about 4 MiB, so memory is bounded by a batch, a page and the largest document. Text columns are
-read as dictionaries: a small file that repeats one large text a thousand times stays small in memory too.
+Row groups are read page by page, in batches of about 4 MiB and at most 64 rows, so memory is bounded by a page and 64 documents.
+Both may be large, and a small file may unpack to much: who does not trust it has it checked in another process
+(`engine.corpus.apart`), which has a limit of memory; all documents together are no larger than a body may be.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.corpus.body import BodyCheck, Document, document_name, half_of, half_of_tokens, token_ids, too_large
-from engine.errors import BadInput
+from engine.errors import BadInput, TooLarge
 
 MEDIA_TYPE = "application/vnd.apache.parquet"
 _MAGIC = b"PAR1"
 _BATCH_BYTES = 4 << 20
-_MOST_ROWS = 1024
+_MOST_ROWS = 64  # a dictionary may make each of them a megabyte; 1,024 are no faster
+_READ_BYTES = 1 << 20  # at a time: without it pyarrow reads whole column chunks
+_DOCUMENT_BYTES = 256  # that a document counts for beside its text: millions of empty ones are work too
 
 
 class ParquetCheck(BodyCheck):
@@ -27,8 +30,9 @@ class ParquetCheck(BodyCheck):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, max_document_bytes: int, vocab_size: int) -> None:
-        self._limit, self._vocab_size = max_document_bytes, vocab_size
+    def __init__(self, max_document_bytes: int, vocab_size: int, max_bytes: int) -> None:
+        """`max_bytes`: of all documents together."""
+        self.limits = max_document_bytes, vocab_size, max_bytes
         self._start = b""
 
     def feed(self, chunk: bytes) -> None:
@@ -38,7 +42,16 @@ class ParquetCheck(BodyCheck):
                 raise BadInput(f"the body is not Parquet: it starts with {self._start!r}, a Parquet file with {_MAGIC!r}")
 
     def finish(self, body: Path) -> int:
-        documents = sum(1 for _ in read_parquet(body, max_document_bytes=self._limit, vocab_size=self._vocab_size))
+        max_document_bytes, vocab_size, max_bytes = self.limits
+        documents = unpacked = 0
+        for document in read_parquet(body, max_document_bytes=max_document_bytes, vocab_size=vocab_size):
+            documents += 1
+            unpacked += _DOCUMENT_BYTES + (len(document.text or "") if document.tokens is None else 4 * len(document.tokens))
+            if unpacked > max_bytes:
+                raise TooLarge(
+                    f"the Parquet file unpacks to more than {max_bytes:,} bytes in its first {documents:,} rows, {_DOCUMENT_BYTES} "
+                    "for each and its text: send it in several uploads"
+                )
         if not documents:
             raise BadInput("the Parquet file has no row")
         return documents
@@ -49,17 +62,19 @@ def read_parquet(path: Path, start: int = 0, max_document_bytes: int = 1 << 62, 
 
     Raises:
         BadInput: not Parquet, damaged, without the columns, or a row that is null, not UTF-8 or holds a wrong token id.
-        TooLarge: a document of more than `max_document_bytes` (text: UTF-8 bytes; tokens: 4 bytes each).
+        TooLarge: a document of more than `max_document_bytes` (text: UTF-8 bytes; tokens: 4 bytes each), or more at once than there
+            is memory for.
     """
     try:
         column, columns = _columns(pq.read_schema(path))
-        as_dictionary = ["text"] if column == "text" else []
-        with pq.ParquetFile(path, read_dictionary=as_dictionary, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES) as file:
             for number, value, name in _rows(file, columns, start):
                 where = f"row {number + 1}"
                 if not value.is_valid:
                     raise BadInput(f"{where}: {column} is null")
                 yield _document(number, column, value, document_name(name, where), where, max_document_bytes, vocab_size)
+    except MemoryError as error:
+        raise TooLarge("the Parquet file has a page, or rows, that take too much memory: write it in smaller ones") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault; pyarrow raises OSError without a number for content that it can't decode

@@ -3,6 +3,9 @@
 The header is small whatever the segment holds: where the segment lies in the log, and for every upload in it what came in. So the
 progress of every upload is known from the headers alone, and a log of many thousands of segments opens in about a second. Pieces
 are columns of the payload: a segment of docstrings has 3,000 of them.
+
+Retention (`engine.corpus.retention`) may leave the header of a segment alone. That is another format version, so that nobody takes
+it for a segment.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import numpy as np
 
 from engine import durable
 from engine.corpus.segment import ActivationSegment, LayerActivations, Piece, Segment, TokenSegment
-from engine.errors import DamagedFile
+from engine.errors import DamagedFile, DroppedSegment
 
 MAGIC = b"SAESEGMT"
 VERSION = 1
+HEADER_ALONE = 2
+"""Version of a segment whose content was dropped."""
 
 
 class UploadInSegment(msgspec.Struct, frozen=True):
@@ -43,6 +48,7 @@ class SegmentHeader(msgspec.Struct, frozen=True):
     units: int
     layers: int  # 0 for tokens
     uploads: tuple[UploadInSegment, ...]
+    dropped: bool = False  # the header is alone
 
     @property
     def end_position(self) -> int:
@@ -95,23 +101,37 @@ def write_segment(folder: Path, segment: Segment) -> SegmentHeader:
     return header
 
 
+def drop_content(folder: Path, header: SegmentHeader) -> SegmentHeader:
+    """Leave the header of a segment alone, durably. Raises StorageFault, and then all of it is still there."""
+    dropped = msgspec.structs.replace(header, dropped=True)
+    durable.write_framed(segment_path(folder, header.number), MAGIC, HEADER_ALONE, dropped, {})
+    return dropped
+
+
 def read_segment_header(folder: Path, number: int) -> SegmentHeader:
-    """Raises DamagedFile for a file that is not this segment, whole and of a known version."""
+    """Raises DamagedFile for a file that is not this segment and of a known version."""
     path = segment_path(folder, number)
-    return _header(path, number, durable.read_framed_header(path, MAGIC, {VERSION}))
+    return _header(path, number, durable.read_framed_header(path, MAGIC, {VERSION, HEADER_ALONE}))
+
+
+def read_framed_segment(folder: Path, number: int) -> tuple[SegmentHeader, dict[str, np.ndarray]]:
+    """The header and all arrays. Raises as `read_segment`."""
+    path = segment_path(folder, number)
+    raw, arrays = durable.read_framed(path, MAGIC, {VERSION, HEADER_ALONE})
+    header = _header(path, number, raw)
+    if header.dropped:
+        raise DroppedSegment(f"the text of {path} was dropped, which `retention = drop` does when the disk quota nears")
+    return header, arrays
 
 
 def read_whole_header(folder: Path, number: int) -> SegmentHeader:
-    """The header of a segment whose every byte was checked. Raises as `read_segment_header`."""
-    path = segment_path(folder, number)
-    return _header(path, number, durable.read_framed(path, MAGIC, {VERSION})[0])
+    """The header of a segment whose every byte was checked. Raises as `read_segment`."""
+    return read_framed_segment(folder, number)[0]
 
 
 def read_segment(folder: Path, number: int) -> Segment:
-    """Raises DamagedFile for a file that is not this segment, whole and of a known version."""
-    path = segment_path(folder, number)
-    raw, arrays = durable.read_framed(path, MAGIC, {VERSION})
-    header = _header(path, number, raw)
+    """Raises DamagedFile for a file that is not this segment, whole and of a known version, DroppedSegment for its header alone."""
+    header, arrays = read_framed_segment(folder, number)
     pieces = _unpack_pieces(header.uploads, arrays)
     finished = tuple(upload.id for upload in header.uploads if upload.finished)
     failed = {upload.id: upload.failed for upload in header.uploads if upload.failed is not None}

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine import durable
-from engine.corpus.segment_file import MAGIC, VERSION, read_segment_header, segment_path
+from engine.corpus.segment_file import read_framed_segment, read_segment_header, segment_path
 from engine.errors import DamagedFile
 
 
@@ -53,13 +52,11 @@ class SealedWindows:
         """The windows of a segment, without its documents; None where it holds pushed activations.
 
         Raises:
-            FileNotFoundError: it is gone. DamagedFile: it is not what it must be, or not the one that `segment_of` has named.
+            FileNotFoundError: it is gone. DroppedSegment: its text was dropped.
+            DamagedFile: it is not what it must be, or not the one that `segment_of` has named.
         """
-        path = segment_path(self._root, number)
-        header, arrays = durable.read_framed(path, MAGIC, {VERSION})
-        if header["first_position"] + header["tokens"] != self._ends[number]:
+        header, arrays = read_framed_segment(self._root, number)
+        if header.end_position != self._ends[number]:
             self._ends.clear()
-            raise DamagedFile(f"{path} was sealed anew since it was last read")
-        if header["kind"] != "tokens":
-            return None
-        return TokenWindows(header["first_position"], arrays["tokens"], arrays["window_offsets"])
+            raise DamagedFile(f"{segment_path(self._root, number)} was sealed anew since it was last read")
+        return TokenWindows(header.first_position, arrays["tokens"], arrays["window_offsets"]) if header.kind == "tokens" else None

@@ -21,6 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -29,7 +30,7 @@ import torch
 
 from engine import durable
 from engine.counts.part import require
-from engine.counts.shape import RunShape
+from engine.counts.shape import LayerPair, RowSlots, RunShape
 from engine.counts.state import State, layout
 from engine.errors import DamagedFile, OtherRun, UnknownVersion
 
@@ -160,6 +161,7 @@ class Checkpoints:
         self,
         fingerprint: Mapping[str, str],
         device: str | torch.device = "cpu",
+        bounded: Mapping[LayerPair, RowSlots] = MappingProxyType({}),
         accept: Callable[[Cursor, Mapping[str, bytes]], None] | None = None,
     ) -> Loaded | None:
         """Read the newest checkpoint that is whole; None when there is none. A damaged one is passed over with a warning.
@@ -167,6 +169,7 @@ class Checkpoints:
         Args:
             fingerprint: of this run: weights, tokenizer, hook points, thresholds …
             device: where the tables are to be (not part of the fingerprint).
+            bounded: the room of bounded tables now; which layer pairs have one is part of the fingerprint.
             accept: called with cursor and extras of a checkpoint before its state is read; raises `DamagedFile` for one that is of
                 no use.
 
@@ -177,7 +180,7 @@ class Checkpoints:
         """
         for number in sorted(self._manifests(), reverse=True):
             try:
-                return self._load(number, fingerprint, torch.device(device), accept)
+                return self._load(number, fingerprint, torch.device(device), bounded, accept)
             except UnknownVersion:
                 raise
             except DamagedFile as error:
@@ -185,11 +188,37 @@ class Checkpoints:
                 self._damaged.add(number)
         return None
 
+    def needed_from(self) -> int:
+        """The first segment of the log that could be counted again; 0 while there is but one checkpoint, or a damaged one."""
+        kept = [self._manifest(number) for number in self._manifests() - self._damaged]
+        if len(kept) < KEPT:
+            return 0
+        try:
+            headers = [durable.read_framed_header(path, MAGIC, {1, VERSION}) for path in kept]
+        except DamagedFile as error:
+            log.warning("the log is kept whole: %s", error)
+            return 0
+        return min(msgspec.convert(header, Manifest).cursor.segment for header in headers)
+
+    def newest_manifest(self) -> tuple[int, Manifest]:
+        """Number and manifest of the newest checkpoint, all of whose files are there in their sizes; nothing else of them is read.
+
+        Raises:
+            DamagedFile: the manifest is damaged, or a file is missing or another. FileNotFoundError: there is none, or it went.
+        """
+        number = max(self._manifests(), default=0)
+        manifest, _ = self._read_manifest(number)
+        for name, record in manifest.files.items():
+            file = self._folder(number) / name
+            require(file, "size and seal", _record(file, file.stat().st_size), record)
+        return number, manifest
+
     def _load(
         self,
         number: int,
         fingerprint: Mapping[str, str],
         device: torch.device,
+        bounded: Mapping[LayerPair, RowSlots],
         accept: Callable[[Cursor, Mapping[str, bytes]], None] | None,
     ) -> Loaded:
         path = self._manifest(number)
@@ -202,6 +231,7 @@ class Checkpoints:
             accept(manifest.cursor, extras)
         thresholds = _thresholds_in(manifest.dictionaries, arrays)
         shape = RunShape.of(manifest.dictionaries, manifest.pairs, thresholds, device, gate_candidates=manifest.gate_candidates)
+        shape = shape.with_bounded(bounded)
         parts = layout(shape)
         folder = self._folder(number)
         require(path, "list of parts", sorted(manifest.files), sorted(part.name_at(place) for _, part, place in parts))
@@ -217,6 +247,7 @@ class Checkpoints:
         return Loaded(state, manifest.cursor, extras)
 
     def _read_manifest(self, number: int) -> tuple[Manifest, dict[str, np.ndarray]]:
+        """A manifest and its arrays. Raises DamagedFile."""
         path = self._manifest(number)
         header, arrays = durable.read_framed(path, MAGIC, {1, VERSION})
         try:

@@ -21,7 +21,7 @@ def available_bytes(device: str | torch.device = "cpu", cgroup: Path = CGROUP, o
     return min([psutil.virtual_memory().available, *_group_rooms(cgroup, own_groups)])
 
 
-def require(needed: int, device: str | torch.device, what: str, available: int | None = None) -> None:
+def require(needed: int, device: str | torch.device, what: str, available: int | None = None, advice: str = "") -> None:
     """Raise `DoesNotFit` naming what does not fit, the bytes it needs and the bytes there are.
 
     Args:
@@ -29,10 +29,11 @@ def require(needed: int, device: str | torch.device, what: str, available: int |
         device: where.
         what: the thing, for the message.
         available: instead of asking the machine.
+        advice: what may be done about it, for the end of the message.
     """
     there = available_bytes(device) if available is None else available
     if needed > there:
-        raise DoesNotFit(f"{what}: {needed:,} bytes needed, {there:,} bytes of memory available on {torch.device(device)}")
+        raise DoesNotFit(f"{what}: {needed:,} bytes needed, {there:,} bytes of memory available on {torch.device(device)}{advice}")
 
 
 def _group_rooms(cgroup: Path, own_groups: Path) -> list[int]:

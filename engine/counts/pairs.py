@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from engine.counts import memory
+from engine.counts.joint_table import JointTable, PairCells
 from engine.counts.part import Place, StatePart
 from engine.counts.shape import RunShape
-from kernels import accumulate
+from kernels import CandidateLists, accumulate, likely_children, reserve
+from kernels.tables import together, zero_tables
 
 if TYPE_CHECKING:
     from engine.encoder.batch import SparseBatch
@@ -23,8 +26,10 @@ BYTES_PER_CELL = 2 * 4 + 8
 BLOCK_CELLS = 1 << 22
 """Cells that are touched at a time where a whole table is gone through: 64 MiB beside the table, whatever its size."""
 
+_RANKED_CELLS = 1 << 18  # gone through at a time for a ranking: what is made of them stays in the cache
 
-class PairTable(StatePart):
+
+class PairTable(StatePart, JointTable):
     """Over all tokens so far, for upstream feature i (row) and downstream feature j (column):
 
     Attributes:
@@ -41,7 +46,7 @@ class PairTable(StatePart):
 
     @classmethod
     def places(cls, shape: RunShape) -> Sequence[Place]:
-        return shape.pairs
+        return [pair for pair in shape.pairs if pair not in shape.bounded]
 
     @classmethod
     def bytes_at(cls, shape: RunShape, place: Place) -> int:
@@ -50,13 +55,13 @@ class PairTable(StatePart):
 
     @classmethod
     def zero(cls, shape: RunShape, place: Place) -> Self:
-        size = tuple(shape.dictionaries[layer] for layer in place)
-        # numpy asks the kernel for huge pages and torch.zeros does not: 10 % of the time of a small batch at D = 24,576.
-        counts, products = torch.from_numpy(np.zeros((*size, 2), np.int32)), torch.from_numpy(np.zeros(size))
-        return cls(shape, place, counts.to(shape.device), products.to(shape.device))
+        up, down = place
+        return cls(shape, place, *zero_tables(shape.dictionaries[up], shape.dictionaries[down], shape.device))
 
     def make_room(self, batch: SparseBatch) -> None:
         self._make_room(batch.tokens)
+        up, down = self.place
+        reserve(batch.layers[up], batch.layers[down], self.products)
 
     def add(self, batch: SparseBatch, set_aside: Sequence[SetAside] = ()) -> None:
         up, down = self.place
@@ -66,13 +71,71 @@ class PairTable(StatePart):
         accumulate(batch.layers[up], batch.layers[down], halves, thresholds[up], thresholds[down], self.counts, self.products)
         self._bound += batch.tokens
 
-    def joint(self, cells: Any) -> np.ndarray:
-        """int64, the joint counts of some cells: anything that indexes `[Du, Dd]`."""
-        return self.halves(cells).sum(axis=-1, dtype=np.int64)
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.products.shape[0], self.products.shape[1]
 
-    def halves(self, cells: Any) -> np.ndarray:
-        """The same per half, `[…, 2]`. On the CPU by numpy: torch shares an index out over threads, and waits for a core that
-        another process holds."""
+    @property
+    def exact(self) -> bool:
+        return True
+
+    def at(self, up: np.ndarray, down: np.ndarray) -> PairCells:
+        counts = self._halves((up, down)).astype(np.int64)
+        if self.products.device.type == "cpu":
+            products = self.products.numpy()[up, down]
+        else:
+            products = self.products[torch.from_numpy(up), torch.from_numpy(down)].cpu().numpy()
+        return PairCells(up, down, counts, np.zeros(len(counts), np.int64), products)
+
+    def line(self, feature: int, *, downstream: bool, min_support: int) -> PairCells:
+        line = (feature, slice(None)) if downstream else (slice(None), feature)
+        halves, products = self._halves(line), self.products[line].cpu().numpy()
+        chosen = np.flatnonzero(halves.sum(axis=1, dtype=np.int64) >= min_support).astype(np.int32)
+        own = np.full(len(chosen), feature, np.int32)
+        up, down = (own, chosen) if downstream else (chosen, own)
+        return PairCells(up, down, halves[chosen].astype(np.int64), np.zeros(len(chosen), np.int64), products[chosen])
+
+    def supported(self, min_support: int) -> Iterator[PairCells]:
+        width = self.size[1]
+        for block in self.blocks_of(max(1, _RANKED_CELLS // width)):
+            by_half, products = self.counts[block].reshape(-1, 2), self.products[block].reshape(-1)
+            if by_half.device.type == "cpu":
+                halves = by_half.numpy()
+                at = np.flatnonzero(halves[:, 0] + halves[:, 1] >= min_support)
+                counts, kept = halves[at].astype(np.int64), products.numpy()[at]
+            else:
+                chosen = (by_half.sum(dim=1) >= min_support).nonzero().squeeze(1)
+                at, counts, kept = (part.cpu().numpy() for part in (chosen, by_half[chosen].long(), products[chosen]))
+            row, column = np.divmod(at.astype(np.uint32), np.uint32(width))  # 32-bit division: three times as fast
+            up, down = row.astype(np.int32) + np.int32(block.start), column.astype(np.int32)
+            yield PairCells(up, down, counts, np.zeros(len(at), np.int64), kept)
+
+    def block(self, ups: np.ndarray, downs: np.ndarray) -> np.ndarray:
+        return self._halves(np.ix_(ups, downs)).sum(axis=-1, dtype=np.int64)
+
+    def rows_by_half(self, first: int, step: int, rows: int) -> np.ndarray:
+        return self.counts[first::step][:rows].cpu().numpy()
+
+    def sample(self, cells: int) -> np.ndarray:
+        return self._halves((slice(None, None, max(1, math.prod(self.size) // cells)),)).reshape(-1, 2)
+
+    def offer_candidates(self, lists: CandidateLists) -> None:
+        for block in self.blocks_of(max(1, _RANKED_CELLS // self.size[1])):
+            lists.offer(block.start, together(self._halves(block)))
+
+    def likely_children(
+        self, least: np.ndarray, most: np.ndarray, needed: np.ndarray, covered: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if self.counts.device.type == "cpu":
+            return likely_children(self.counts.numpy(), least, most, needed, covered)
+        return on_device(self.counts, self.blocks(), least, most, needed, covered)
+
+    def unlisted(self, downstream: bool) -> np.ndarray:
+        return np.zeros(self.size[0 if downstream else 1], np.int64)
+
+    def _halves(self, cells: Any) -> np.ndarray:
+        """Counts by half `[…, 2]` of anything that indexes `[Du, Dd]`. On the CPU by numpy: torch shares an index out over threads,
+        and waits for a core that another process holds."""
         if self.counts.device.type == "cpu":
             return self.counts.numpy()[cells]
         return self.counts[cells].cpu().numpy()
@@ -106,6 +169,8 @@ class PairTable(StatePart):
 
     def largest(self) -> int:
         """The largest count in the table."""
+        if self.counts.device.type == "cpu":
+            return max(int(together(self._halves(block)).max()) for block in self.blocks())
         return int(self.counts.max())
 
     def blocks(self) -> Sequence[slice]:
@@ -130,3 +195,20 @@ class PairTable(StatePart):
         read_table(path, part)
         part._bound = part.largest()
         return part
+
+
+def on_device(
+    counts: Tensor, blocks: Sequence[slice], least: np.ndarray, most: np.ndarray, needed: np.ndarray, covered: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`kernels.likely_children` of a table wherever it is, block by block: only what is found comes over to the host."""
+    found = [np.empty((3, 0), np.int64)]
+    for block in blocks:
+        joint = counts[block].sum(dim=2)
+        limits = (torch.from_numpy(array).to(joint.device) for array in (least[block, None], most[block, None], needed))
+        low, high, of_child = limits
+        kept = (joint >= low) & (joint < high) & (joint >= of_child)
+        kept &= ((kept.sum(dim=1) >= 2) & ((joint * kept).sum(dim=1) >= torch.from_numpy(covered[block]).to(joint.device)))[:, None]
+        rows, columns = kept.nonzero(as_tuple=True)
+        found.append(torch.stack([rows + block.start, columns, joint[rows, columns]]).cpu().numpy())
+    parent, child, joint = np.concatenate(found, axis=1)
+    return parent, child, joint

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ def adjacent_pairs(layers: int) -> tuple[LayerPair, ...]:
     return tuple((up, up + 1) for up in range(layers - 1))
 
 
+class RowSlots(NamedTuple):
+    """Partners that the rows of a bounded table have room for: on average, half of which is every row's own, and at most."""
+
+    average: int
+    most: int
+
+
 @dataclass(frozen=True)
 class RunShape:
     """Everything that fixes the shape and the meaning of a state; two states can be merged when theirs are equal.
@@ -39,6 +47,7 @@ class RunShape:
         device: where the tables are.
         count_limit: an int32 table becomes int64 before a cell could pass this.
         gate_candidates: m, candidate parents of a downstream feature whose joint truth table is counted, 2 to 8.
+        bounded: the layer pairs whose table is bounded, with the room of its rows (`engine.counts.budget`); all others are dense.
     """
 
     dictionaries: tuple[int, ...]
@@ -47,6 +56,7 @@ class RunShape:
     device: torch.device
     count_limit: int = INT32_LIMIT
     gate_candidates: int = GATE_CANDIDATES
+    bounded: Mapping[LayerPair, RowSlots] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -86,11 +96,17 @@ class RunShape:
         place = torch.device(device)
         return cls(sizes, listed, _thresholds(sizes, threshold, place), place, count_limit, gate_candidates)
 
+    def with_bounded(self, bounded: Mapping[LayerPair, RowSlots]) -> RunShape:
+        """The same with bounded tables for some layer pairs."""
+        return replace(self, bounded=dict(bounded))
+
     def same_counts_as(self, other: RunShape) -> bool:
-        """Whether states of the two shapes count the same things (device and count limit don't matter for that)."""
+        """Whether states of the two shapes count the same things (device, count limit and the room of bounded rows don't matter
+        for that)."""
         return (
             self.dictionaries == other.dictionaries
             and self.pairs == other.pairs
+            and self.bounded.keys() == other.bounded.keys()
             and self.gate_candidates == other.gate_candidates
             and all(_same(mine, theirs) for mine, theirs in zip(self.thresholds, other.thresholds, strict=True))
         )

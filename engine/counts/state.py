@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 
 from engine.counts import memory
+from engine.counts.bounded import BoundedTable
 from engine.counts.clusters import SegmentClusters, cluster_segment
 from engine.counts.corpora import CorpusMarginals
 from engine.counts.gate_tables import GateTables
@@ -43,7 +44,7 @@ class State:
         corpora: one `CorpusMarginals` per layer.
         strongest: one `Strongest` per layer.
         histograms: one `Histograms` per layer.
-        pairs: (up, down) → `PairTable`.
+        pairs: (up, down) → `PairTable`, or `BoundedTable` where the shape says so.
         watched: (up, down) → `Watched`.
         gate_tables: (up, down) → `GateTables`.
         gates: (up, down) → `NominatedGates`.
@@ -69,7 +70,8 @@ class State:
         self.gates = {cast(LayerPair, part.place): part for part in parts if isinstance(part, NominatedGates)}
         self.hidden = {cast(LayerPair, part.place): part for part in parts if isinstance(part, HiddenSums)}
         self.siblings = {cast(LayerPair, part.place): part for part in parts if isinstance(part, Siblings)}
-        self.pairs = {cast(LayerPair, part.place): part for part in parts if isinstance(part, PairTable)}
+        tables = {part.place: part for part in parts if isinstance(part, PairTable | BoundedTable)}
+        self.pairs = {pair: tables[pair] for pair in shape.pairs}
         self.segments_ended = 0
         (self.ledger,) = (part for part in parts if isinstance(part, Ledger))
 
@@ -111,7 +113,17 @@ class State:
         """Raise `DoesNotFit` when a state of this shape needs more memory than there is."""
         sizes = ", ".join(map(str, shape.dictionaries))
         what = f"the statistics of {len(shape.pairs)} layer pairs over dictionaries of {sizes} features"
-        memory.require(bytes_needed(shape), shape.device, what, available)
+        hosted = sum(
+            BoundedTable.bytes_at(shape, place) for place in BoundedTable.places(shape)
+        )  # on the host, whatever the device
+        advice = (
+            "" if shape.bounded else "; --memory-budget 8GB, or what there is, keeps the strongest partners of each feature only"
+        )
+        if shape.device.type == "cpu" or not hosted:
+            memory.require(bytes_needed(shape), shape.device, what, available, advice)
+        else:
+            memory.require(bytes_needed(shape) - hosted, shape.device, what, available, advice)
+            memory.require(hosted, "cpu", f"the bounded tables of {len(shape.bounded)} layer pairs", available)
 
     @property
     def tokens(self) -> int:
@@ -131,13 +143,22 @@ class State:
         """
         if len(batch.layers) != len(self.shape.dictionaries):
             raise DoesNotFit(f"a batch of {len(batch.layers)} layers for a state of {len(self.shape.dictionaries)}")
-        for part in self._parts:
-            part.make_room(batch)
+        self.make_room(batch)
         for part in self._parts:
             part.add(batch, set_aside)
         if projections:
             for part in self._parts:
                 part.add_projections(projections)
+
+    def make_room(self, batch: SparseBatch) -> None:
+        """Have every part get the memory that it needs to count a batch.
+
+        Raises:
+            DoesNotFit: as `add`.
+            torch.cuda.OutOfMemoryError: there is too little on the GPU; nothing was counted.
+        """
+        for part in self._parts:
+            part.make_room(batch)
 
     def end_segment(
         self, batches: Sequence[SparseBatch], pieces: Sequence[Piece], positions: Sequence[int]

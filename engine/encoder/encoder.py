@@ -67,7 +67,14 @@ class ModelEncoder:
     """
 
     def __init__(
-        self, model: Model, saes: list[Sae], *, saes_name: str = "", context_size: int | None = None, include_special: bool = False
+        self,
+        model: Model,
+        saes: list[Sae],
+        *,
+        saes_name: str = "",
+        context_size: int | None = None,
+        include_special: bool = False,
+        fused_encode: bool = False,
     ) -> None:
         """
         Args:
@@ -77,6 +84,7 @@ class ModelEncoder:
             context_size: window length in tokens, BOS included; None = the SAEs'.
             include_special: count special tokens (BOS, EOS, padding) that a document given as tokens has. The BOS that is put in
                 front of a window has no place in the log and is never counted.
+            fused_encode: see `SparseSae`.
 
         Raises:
             DoesNotFit: see `checks.fit`.
@@ -88,8 +96,10 @@ class ModelEncoder:
         self.include_special = include_special
         self._saes_name = saes_name
         self._hooks = [sae.hook for sae in self.saes]
-        self._sparse = [SparseSae(sae) for sae in self.saes]
+        self._fused_encode = fused_encode
+        self._sparse = [SparseSae(sae, fused_encode) for sae in self.saes]
         self._taps = model.tap(self._hooks)
+        self._positions = _POSITIONS[model.device.type]
         self._special = np.zeros(model.vocab_size, dtype=bool)
         if not include_special:
             self._special[list(model.special_ids)] = True
@@ -99,7 +109,14 @@ class ModelEncoder:
 
     @classmethod
     def load(
-        cls, model: str, saes: str, device: str = "cpu", *, context_size: int | None = None, include_special: bool = False
+        cls,
+        model: str,
+        saes: str,
+        device: str = "cpu",
+        *,
+        context_size: int | None = None,
+        include_special: bool = False,
+        fused_encode: bool = False,
     ) -> ModelEncoder:
         """Load model and SAEs by name (`load_model`, `load_saes`) and check that they fit.
 
@@ -107,7 +124,14 @@ class ModelEncoder:
             DoesNotFit: a name that isn't found, or parts that don't belong together.
         """
         loaded = load_model(model, device)
-        return cls(loaded, load_saes(saes, device), saes_name=saes, context_size=context_size, include_special=include_special)
+        return cls(
+            loaded,
+            load_saes(saes, device),
+            saes_name=saes,
+            context_size=context_size,
+            include_special=include_special,
+            fused_encode=fused_encode,
+        )
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -147,6 +171,7 @@ class ModelEncoder:
                 "context size": str(self.context_size),
                 "BOS": str(self.model.bos_id) if self.prepend_bos else "none",
                 "special tokens": "counted" if self.include_special else "left out",
+                **({"encode": "fused with compact"} if self._fused_encode else {}),
             },
         )
 
@@ -170,6 +195,9 @@ class ModelEncoder:
 
         Returns:
             The batch (its tokens bucket by bucket, in the order of `units`), and what isn't in it.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: the next call takes at most half as many positions at a time, whose last bits may differ.
         """
         if not isinstance(segment, TokenSegment):
             return self._pushed.encode(segment, units)
@@ -178,7 +206,12 @@ class ModelEncoder:
         chunks, kept, faults = [], [], []
         samples: list[_Sample] = []
         for windows in self._chunks(segment, np.asarray(units, dtype=np.int64)):
-            layers, chunk_places, chunk_faults, sample = self._encode_windows(segment, windows)
+            try:
+                layers, chunk_places, chunk_faults, sample = self._encode_windows(segment, windows)
+            except torch.cuda.OutOfMemoryError:
+                # A forward pass has the same size whatever the micro-batch: only a smaller one helps who tries again.
+                self._positions = max(self.context_size, self._positions // 2)
+                raise
             samples += [] if sample is None else [sample]
             if len(chunk_faults):
                 chunks.append(layers)
@@ -200,7 +233,7 @@ class ModelEncoder:
         lengths = self._row_lengths(segment, units)
         for length in np.unique(lengths).tolist():
             bucket = units[lengths == length]
-            rows = max(1, _POSITIONS[self.model.device.type] // length)
+            rows = max(1, self._positions // length)
             for first in range(0, len(bucket), rows):
                 yield bucket[first : first + rows]
 
@@ -284,7 +317,7 @@ class ModelEncoder:
     def _padded_rows(self, windows: int, length: int) -> int:
         """Rows of the forward pass: GEMMs of at least 16 rows on a CPU, always the same shape on a GPU."""
         if self.model.device.type == "cuda":
-            return max(1, _POSITIONS["cuda"] // length)
+            return max(1, self._positions // length)
         return max(windows, -(-ROWS // length))
 
     def _no_tokens(self) -> list[Csr]:

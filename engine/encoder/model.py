@@ -20,6 +20,7 @@ import torch
 
 from engine.encoder.fingerprint import tensor_files, text
 from engine.encoder.hub import MODEL_FILES, NOT_MODEL_FILES, UNLOADABLE, first_line, snapshot
+from engine.encoder.no_pickle import safetensors_only
 from engine.encoder.taps import Taps
 from engine.errors import DoesNotFit
 
@@ -108,8 +109,9 @@ def load_model(name: str, device: str = "cpu") -> Model:
 
     transformers_logging.disable_progress_bar()
     try:
-        own = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        bridge = TransformerBridge.boot_transformers(str(folder), device=device, dtype=torch.float32, trust_remote_code=False)
+        with safetensors_only(f"model {name!r}"):
+            own = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+            bridge = TransformerBridge.boot_transformers(str(folder), device=device, dtype=torch.float32, trust_remote_code=False)
     except UNLOADABLE as error:
         log.debug("loading model %s failed", name, exc_info=error)
         raise DoesNotFit(f"model {name!r} can't be loaded by TransformerBridge: {first_line(error)}") from error

@@ -23,6 +23,7 @@ from typing import Any
 
 from engine.encoder.fingerprint import tensors
 from engine.encoder.hub import UNLOADABLE, first_line, snapshot
+from engine.encoder.no_pickle import safetensors_only
 from engine.encoder.sae_config import SaeConfig, read_config
 from engine.errors import DoesNotFit
 
@@ -176,7 +177,7 @@ def _read_file(source: str, path: Path) -> SaeConfig:
 
 def _load(item: _Listed, config: SaeConfig, device: str) -> Sae:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), safetensors_only(f"SAE {config.source}"):
             warnings.simplefilter("ignore")  # what they say is said below, once and with the hook's name
             sae = item.load(device)
     except UNLOADABLE as error:

@@ -25,6 +25,7 @@ from kernels import Csr, compact
 ROWS = 16
 # Entries of the buffer. 2^20 float32 are 4 MB: they stay in the cache from the GEMM to the scan. A GPU wants larger GEMMs.
 _ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 27}
+_FUSED = ("standard", "jumprelu")
 _LEAST_ROWS = 128  # also where the dictionary is so large that the buffer grows: a GEMM of fewer rows reads the weights too often
 
 
@@ -36,11 +37,19 @@ class SparseSae:
             are measured.
     """
 
-    def __init__(self, sae: Sae) -> None:
+    def __init__(self, sae: Sae, fused: bool = False) -> None:
+        """
+        Args:
+            sae: the SAE.
+            fused: on a GPU, where it has a plain ReLU or JumpReLU, encode and compact in one kernel (`kernels.gpu.encode`): no
+                dense output is written, and the last bits of the activations are others.
+        """
         self._sae = sae.sae
+        self._fused = fused and sae.config.architecture in _FUSED and isinstance(self._sae.activation_fn, nn.ReLU)
         self._centred = sae.config.centred
         self._rows = max(_LEAST_ROWS, _ENTRIES[self._sae.W_enc.device.type] // sae.config.d_sae // ROWS * ROWS)
-        self._buffer = torch.empty(self._rows, sae.config.d_sae, device=self._sae.W_enc.device)
+        self._thresholds = _thresholds(self._sae) if sae.config.architecture == "jumprelu" else None
+        self._buffer = torch.empty(0 if self._fused else self._rows, sae.config.d_sae, device=self._sae.W_enc.device)
         self._activate = _activation(sae.config.architecture, self._sae)
         self.seconds = {"encode": 0.0, "compact": 0.0}
 
@@ -56,7 +65,18 @@ class SparseSae:
         with torch.inference_mode():
             if self._centred:  # what TransformerLens' center_writing_weights does to the residual stream of a LayerNorm model
                 residuals = residuals - residuals.mean(dim=-1, keepdim=True)
+            if self._fused:
+                return self._encode_fused(residuals)
             return join([self._block(block) for block in residuals.split(self._rows)])
+
+    def _encode_fused(self, residuals: Tensor) -> Csr:
+        from kernels.gpu.encode import encode
+
+        began = time.perf_counter()
+        sae = self._sae  # a token's activations depend on no other row there, whatever the shape: nothing to pad
+        sparse = encode(sae.process_sae_in(residuals).contiguous(), sae.W_enc.contiguous(), sae.b_enc, self._thresholds)
+        self.seconds["encode"] += time.perf_counter() - began
+        return sparse
 
     def _block(self, residuals: Tensor) -> Csr:
         began = time.perf_counter()
@@ -92,8 +112,8 @@ def _activation(architecture: str, sae: Any) -> Callable[[Tensor, Tensor], Tenso
         case "standard":
             return lambda x, buffer: _before(sae, x, buffer)
         case "jumprelu":
-            # relu(h) · (h > threshold) without the ReLU: filling what is not above keeps NaN. A threshold of NaN is never passed.
-            thresholds = sae.threshold.nan_to_num(nan=float("inf"), posinf=float("inf"), neginf=float("-inf"))
+            # relu(h) · (h > threshold) without the ReLU: filling what is not above keeps NaN.
+            thresholds = _thresholds(sae)
 
             def jump(x: Tensor, buffer: Tensor) -> Tensor:
                 hidden = _before(sae, x, buffer)
@@ -119,6 +139,11 @@ def _activation(architecture: str, sae: Any) -> Callable[[Tensor, Tensor], Tenso
             return largest
         case _:
             return lambda x, buffer: sae.encode(x).contiguous()
+
+
+def _thresholds(sae: Any) -> Tensor:
+    """Of a JumpReLU; one of NaN is never passed."""
+    return sae.threshold.nan_to_num(nan=float("inf"), posinf=float("inf"), neginf=float("-inf"))
 
 
 def _before(sae: Any, x: Tensor, buffer: Tensor) -> Tensor:

@@ -38,18 +38,24 @@ def tempered_bounds(
         alpha: the level.
 
     Returns:
-        float64 `[P]` each; NaN where the design effect is unknown or the measure undefined.
+        float64 `[P]` each; NaN where the design effect is unknown or the measure undefined. Where some of the joint counts may be
+        missing, the lower bound is of what is sure and the upper one of all that there can be; a correlation has none then, as of
+        the products nothing is known that was not counted.
     """
     joint = np.asarray(counts.joint)
     lower, upper = np.full(joint.shape, np.nan), np.full(joint.shape, np.nan)
+    missing = np.broadcast_to(np.asarray(counts.joint_error), joint.shape)
     if measure == "pearson":
         r = np.broadcast_to(estimates(counts, [measure])[measure], joint.shape)
         effective = np.broadcast_to(pearson_effective(counts, rate_effect), joint.shape)
-        known = np.isfinite(r) & np.isfinite(effective)
+        known = np.isfinite(r) & np.isfinite(effective) & (missing == 0)
         lower[known], upper[known] = kernels.pearson_bounds(r[known], effective[known], alpha)
         return lower, upper
     successes, trials = ratios_of(counts)[RATIOS.index(measure)]
     effects = np.broadcast_to(np.asarray(effect, np.float64), joint.shape)
     known = np.isfinite(effects)
     lower[known], upper[known] = kernels.bounds(successes[known], trials[known], effects[known], alpha)
+    if (more := known & (missing > 0)).any():
+        successes, trials = ratios_of(counts._replace(joint=joint + missing))[RATIOS.index(measure)]
+        upper[more] = kernels.bounds(successes[more], trials[more], effects[more], alpha)[1]
     return lower, upper

@@ -24,6 +24,8 @@ class PairCounts(NamedTuple):
         up_sumsq, down_sumsq: Σa², Σb².
         product: Σa·b.
         decoder_cosine: cosine of the two decoder directions; NaN in a run without a model.
+        joint_error: what may be missing of the joint count, which is sure as it stands; 0 in a dense table. Measures are of what is
+            sure.
     """
 
     tokens: ArrayLike
@@ -36,6 +38,7 @@ class PairCounts(NamedTuple):
     down_sumsq: ArrayLike
     product: ArrayLike
     decoder_cosine: ArrayLike = np.nan
+    joint_error: ArrayLike = 0
 
 
 _ESTIMATES: dict[str, Callable[[PairCounts], Floats]] = {

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,7 @@ class Edges(NamedTuple):
         up, down: int32 `[E]`, the two features.
         joint: int64 `[E]`, tokens with both active; product: float64 `[E]`, Σab.
         decoder_cosine: float32 `[E]`, NaN where unknown.
+        error: int64 `[E]`, what may be missing of the joint counts; 0 in a dense table.
     """
 
     up: np.ndarray
@@ -55,6 +56,7 @@ class Edges(NamedTuple):
     joint: np.ndarray
     product: np.ndarray
     decoder_cosine: np.ndarray
+    error: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class FeatureGraph:
         edges: layer pair → its edges.
         k: partners that a feature's list holds by each measure, at least, where it has so many with the support.
         min_support: smallest joint count of a listed pair.
+        unlisted: layer pair → int64 `[D]` of its upstream and of its downstream layer: the most that the joint count with a feature
+            can be that the pair's table does not hold; nothing for a pair whose table holds all.
     """
 
     tokens: int
@@ -74,6 +78,7 @@ class FeatureGraph:
     edges: Mapping[Pair, Edges]
     k: int
     min_support: int
+    unlisted: Mapping[Pair, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def counts(self, pair: Pair, which: np.ndarray | slice = slice(None)) -> PairCounts:
         """The counts of the chosen edges, all of them by default; arrays `[E]`."""
@@ -93,6 +98,7 @@ class FeatureGraph:
             down_sumsq=down.sum_of_squares,
             product=edges.product,
             decoder_cosine=edges.decoder_cosine,
+            joint_error=edges.error,
         )
 
     def scores(self, pair: Pair, measure: str) -> np.ndarray:
@@ -151,6 +157,14 @@ def partners(graph: FeatureGraph, pair: Pair, measure: str, threshold: float, mi
         floor[found] = np.nextafter(scores[best[found]], np.inf)
         better = np.bincount(owner[scores >= floor[owner]], minlength=size)
         sides.append(Partners(best, better >= graph.k))
+    for side, missing, layer in zip(sides, graph.unlisted.get(pair, ()), pair, strict=False):
+        # What is not listed for want of support, or not held at all, may have so much by what is missing; other ratios than these
+        # have denominators that may be smaller than the feature's own count.
+        possible = missing > 0
+        if measure in ("jaccard", "sufficiency" if layer == pair[0] else "necessity"):
+            known = np.where(side.best >= 0, scores[side.best], threshold) if len(scores) else np.full(len(missing), threshold)
+            possible &= np.maximum(min_support, missing) + missing > known * graph.layers[layer].count
+        side.undecided[:] |= possible
     return sides[0], sides[1]
 
 

@@ -251,7 +251,8 @@ def _within(overlaps: Overlaps, pair: Pair, n_p: int, one: tuple[int, int], othe
 
 
 class _Lists(NamedTuple):
-    """One layer's lists in one direction, as rows: feature f has `partner` and `joint` at `offsets[f] : offsets[f + 1]`.
+    """One layer's lists in one direction, as rows: feature f has `partner`, `joint` and `most`, what that may be at most, at
+    `offsets[f] : offsets[f + 1]`.
 
     `absent` int64 `[D]`: no unlisted partner has a larger joint count. `partner_count`, `partner_absent`: of the other layer.
     """
@@ -259,6 +260,7 @@ class _Lists(NamedTuple):
     offsets: np.ndarray
     partner: np.ndarray
     joint: np.ndarray
+    most: np.ndarray
     absent: np.ndarray
     partner_count: np.ndarray
     partner_absent: np.ndarray
@@ -273,14 +275,18 @@ class Overlaps:
         self._known: dict[tuple[int, int, int], Bounds] = {}
         for (up, down), edges in graph.edges.items():
             sizes = [len(graph.layers[layer].count) for layer in (up, down)]
-            absent_up = _most_unlisted(edges.up, edges.joint, sizes[0], graph)
-            absent_down = _most_unlisted(edges.down, edges.joint, sizes[1], graph)
+            unlisted = graph.unlisted.get((up, down), (0, 0))
+            absent_up = _most_unlisted(edges.up, edges.joint, sizes[0], graph, unlisted[0])
+            absent_down = _most_unlisted(edges.down, edges.joint, sizes[1], graph, unlisted[1])
+            most = edges.joint + edges.error
             by_down = np.lexsort((edges.up, edges.down))
-            rows = _Lists(_offsets(edges.up, sizes[0]), edges.down, edges.joint, absent_up, graph.layers[down].count, absent_down)
+            of_up, n_down = _offsets(edges.up, sizes[0]), graph.layers[down].count
+            rows = _Lists(of_up, edges.down, edges.joint, most, absent_up, n_down, absent_down)
             columns = _Lists(
                 _offsets(edges.down, sizes[1]),
                 edges.up[by_down],
                 edges.joint[by_down],
+                most[by_down],
                 absent_down,
                 graph.layers[up].count,
                 absent_up,
@@ -317,18 +323,19 @@ def _joint(lists: _Lists, own: slice, witnesses: np.ndarray, absent: int, count:
     high = np.minimum(np.minimum(absent, count), lists.partner_absent[witnesses])
     high = np.minimum(high, lists.partner_count[witnesses])
     at = np.searchsorted(witnesses, lists.partner[own])
-    low[at] = high[at] = lists.joint[own]
+    low[at], high[at] = lists.joint[own], lists.most[own]
     return low, high
 
 
-def _most_unlisted(owner: np.ndarray, joint: np.ndarray, size: int, graph: FeatureGraph) -> np.ndarray:
-    """int64 `[D]`: the k-th largest listed joint count of each feature; one below the support where fewer are listed."""
+def _most_unlisted(owner: np.ndarray, joint: np.ndarray, size: int, graph: FeatureGraph, missing: np.ndarray | int) -> np.ndarray:
+    """int64 `[D]`: the k-th largest listed joint count of each feature; one below the support where fewer are listed. Of a bounded
+    table, which may lack up to `missing` of any count and lists none that may lack more than it has, that much more."""
     order = np.lexsort((-joint, owner))
     offsets = _offsets(owner, size)
     most = np.full(size, graph.min_support - 1, np.int64)
     full = np.flatnonzero(np.diff(offsets) >= graph.k)
     most[full] = joint[order[offsets[full] + graph.k - 1]]
-    return most
+    return np.maximum(most, missing) + missing
 
 
 def _offsets(owner: np.ndarray, size: int) -> np.ndarray:

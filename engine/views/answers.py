@@ -21,6 +21,8 @@ from engine.views.records import DIRECTIONS, INTERVAL_MEASURES, NEIGHBOR, Direct
 MOST_NEIGHBORS = 1_000
 """Cap of `k`: an answer of 1,000 neighbours is some 0.6 MB of JSON, and nobody reads further down a ranking."""
 
+_COUNTS = {"up": "up", "down": "down", "joint": "joint", "count_error": "joint_error"}  # of `CountsAnswer`, in `PairCounts`
+
 Feature = tuple[int, int]
 Status = Literal["ok", "insufficient", "heuristic"]
 Rank = Literal["lower", "estimate"]
@@ -62,11 +64,17 @@ class EstimateAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CountsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens at which the upstream feature, the downstream feature, and both were active."""
+    """Tokens at which the upstream feature, the downstream feature, and both were active.
+
+    Attributes:
+        count_error: the true joint count is at least `joint` and at most so much more. 0 where the pair's table is dense; a bounded
+            one (`--memory-budget`) may have dropped a pair for a while.
+    """
 
     up: int
     down: int
     joint: int
+    count_error: int = 0
 
 
 class SimilarityAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,14 +202,15 @@ def similarity(
         found = EstimateAnswer(estimate=_number(value), reason=why)
         if measure in INTERVAL_MEASURES and why is None:
             lower, upper = tempered_bounds(measure, as_arrays(counts), np.array([effects[0]]), np.array([effects[1]]))
-            found = with_bounds(found, measure, interval, float(lower[0]), float(upper[0]))
+            missing = int(np.asarray(counts.joint_error))
+            found = with_bounds(found, measure, interval, float(lower[0]), float(upper[0]), missing)
         measures[measure] = found
     return SimilarityAnswer(
         up=name(up),
         down=name(down),
         corpus=corpus,
         tokens=int(counts.tokens),  # type: ignore[arg-type]  # scalars here, see the docstring
-        counts=CountsAnswer(up=int(counts.up), down=int(counts.down), joint=int(counts.joint)),  # type: ignore[arg-type]  # same
+        counts=CountsAnswer(**{key: int(getattr(counts, of)) for key, of in _COUNTS.items()}),
         measures=measures,
         snapshot=snapshot,
     )
@@ -212,11 +221,16 @@ def as_arrays(counts: PairCounts) -> PairCounts:
     return PairCounts(*(np.atleast_1d(value) for value in counts))
 
 
-def with_bounds(found: EstimateAnswer, measure: str, interval: np.ndarray | None, lower: float, upper: float) -> EstimateAnswer:
-    """An estimate with its interval: that of a watched pair, or the tempered bounds of any other."""
+def with_bounds(
+    found: EstimateAnswer, measure: str, interval: np.ndarray | None, lower: float, upper: float, missing: int = 0
+) -> EstimateAnswer:
+    """An estimate with its interval: that of a watched pair, or the tempered bounds of any other, of whose joint count so many
+    may be missing."""
     if interval is None:
         if not math.isfinite(lower):
             why = "design effects are not known yet: too few features have fired in both halves of the documents"
+            if measure == "pearson" and missing:
+                why = f"the pair's table is bounded, and products of up to {missing:,} joint tokens are missing"
             return msgspec.structs.replace(found, reason=why)
         return msgspec.structs.replace(found, lower=lower, upper=upper, status="heuristic", method="tempered")
     at = INTERVAL_MEASURES.index(measure)
@@ -261,11 +275,12 @@ def neighbors(
     """
     layers = np.concatenate([np.full(len(table.rows), table.layer) for table in tables] or [np.empty(0, np.int64)])
     rows = np.concatenate([table.rows for table in tables] or [np.empty(0, NEIGHBOR)])
+    errors = np.concatenate([table.errors for table in tables] or [np.empty(0, np.int64)])
     supported = rows["joint"] >= min_support
-    layers, rows = layers[supported], rows[supported]
+    layers, rows, errors = layers[supported], rows[supported], errors[supported]
     lower = upper = scores = np.full(len(rows), np.nan)
     if len(rows):
-        counts = pair_counts(own, rows, snapshot.tokens, direction)
+        counts = pair_counts(own, rows, snapshot.tokens, direction, errors)
         scores = np.broadcast_to(estimates(counts, [measure])[measure], rows.shape)
         if measure in INTERVAL_MEASURES:
             rates = np.fmax(rows["rate_effect"], own.rate_effect)
@@ -283,11 +298,12 @@ def neighbors(
         up, down = (own_count, other) if direction == "downstream" else (other, own_count)
         one = EstimateAnswer(estimate=columns[measure][at])
         if measure in INTERVAL_MEASURES:
-            one = with_bounds(one, measure, watched.get((layer, int(row["index"]))), float(lower[best[at]]), float(upper[best[at]]))
+            bounds, interval = (float(lower[best[at]]), float(upper[best[at]])), watched.get((layer, int(row["index"])))
+            one = with_bounds(one, measure, interval, *bounds, int(errors[best[at]]))
         found.append(
             NeighborAnswer(
                 feature=name((layer, int(row["index"]))),
-                counts=CountsAnswer(up=up, down=down, joint=joint),
+                counts=CountsAnswer(up=up, down=down, joint=joint, count_error=int(errors[best[at]])),
                 estimate=columns[measure][at],
                 lower=one.lower,
                 upper=one.upper,
@@ -299,7 +315,7 @@ def neighbors(
             )
         )
     standing = certify(
-        own, tables, rows, best, snapshot.tokens, direction=direction, measure=measure, min_support=min_support, depth=depth
+        own, tables, rows, errors, best, snapshot.tokens, direction=direction, measure=measure, min_support=min_support, depth=depth
     )
     return NeighborsAnswer(
         feature=name(feature),
@@ -337,7 +353,7 @@ def record_neighbors(
     """
     own = OneSide(record.count, record.sum, record.sum_of_squares, record.count_a, record.rate_effect)
     tables = [
-        NeighborRows(table.layer, table.rows(), table.intervals(), sizes[table.layer])
+        NeighborRows(table.layer, table.rows(), table.intervals(), sizes[table.layer], table.errors(), table.unlisted)
         for table in record.tables
         if table.direction == direction
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from engine.corpus.segment import TokenSegment
-from engine.errors import DamagedFile
+from engine.errors import DamagedFile, DroppedSegment
 from engine.views.answers import Feature, live_snapshot, name
 from engine.views.requests import ContextAnswer, ContextsAnswer, DocumentAnswer, MissingAnswer
 
@@ -79,7 +79,9 @@ def encode_windows(
             segment = corpus.read(corpus.locate(int(left[0])).segment)
         except (FileNotFoundError, DamagedFile) as error:
             log.warning("no context at position %d: %s", left[0], error)
-            fate = "is damaged" if isinstance(error, DamagedFile) else "is gone"
+            fate = "is gone" if isinstance(error, FileNotFoundError) else "is damaged"
+            if isinstance(error, DroppedSegment):
+                fate = "was dropped: this run keeps the newest text only, within its disk quota"
             yield {int(left[0]): f"the part of the corpus log that held this text {fate}"}
             left = left[1:]
             continue

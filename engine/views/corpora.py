@@ -31,6 +31,7 @@ from engine.views.corpus_answers import (
     FeatureDifference,
     RatioAnswer,
 )
+from engine.views.lists import MOST_ITEMS, Made
 
 if TYPE_CHECKING:
     from engine.counts.corpora import CorpusSums
@@ -102,13 +103,12 @@ class CorpusQueries:
             snapshot=live_snapshot(total),
         )
 
-    def compare(self, a: str, b: str, layer: int | None, start: int, limit: int) -> CompareAnswer:
-        """Features of a layer, or of all (None), by how much their densities in two corpora differ.
+    def compare(self, a: str, b: str, layer: int | None) -> tuple[CompareAnswer, Made[FeatureDifference]]:
+        """Features of a layer, or of all (None), by how much their densities in two corpora differ: the answer, and its items.
 
         Args:
             a, b: corpora; one of which nothing is counted has no densities.
             layer: index.
-            start, limit: which part of the ranking.
 
         Raises:
             Unknown: a layer that the run does not have.
@@ -121,31 +121,32 @@ class CorpusQueries:
             first, second = (self._columns(layers, corpus) for corpus in (a, b))
         family = len(first.count)
         one, other, difference = drift.compare_densities(first.moments, second.moments, ALPHA, N_STAR, family=family)
-        order = drift.most_different(difference)
-        ends = np.cumsum([self._state.shape.dictionaries[at] for at in layers])
-        items = []
-        for at in order[start : start + limit].tolist():
-            place = int(np.searchsorted(ends, at, side="right"))
-            index = at - int(ends[place]) + self._state.shape.dictionaries[layers[place]]
-            sides = _density(first, a, one, at), _density(second, b, other, at)
-            items.append(
-                FeatureDifference(
-                    feature=name((layers[place], index)), a=sides[0], b=sides[1], difference=_difference(difference, at, *sides)
-                )
-            )
-        return CompareAnswer(
+        answer = CompareAnswer(
             a=first.described(a),
             b=second.described(b),
             layer=layer,
             alpha=ALPHA,
             family=family,
             different=int(np.count_nonzero(difference.distance > 0)),
-            items=items,
-            next=str(start + limit) if start + limit < family else None,
+            items=[],
+            next=None,
             snapshot=live_snapshot(total),
         )
+        order = drift.most_different(difference)[:MOST_ITEMS]
+        starts = np.cumsum([0, *(self._state.shape.dictionaries[at] for at in layers)])
+        place = np.searchsorted(starts, order, side="right") - 1
+        names = [name((layers[at], index)) for at, index in zip(place.tolist(), (order - starts[place]).tolist(), strict=True)]
+        first, second = (corpus._replace(count=corpus.count[order]) for corpus in (first, second))
+        one, other = (RatioIntervals(*(column[order] for column in found)) for found in (one, other))
+        difference = Comparison(*(column[order] for column in difference))
 
-    def compare_edges(self, a: str, b: str, pair: tuple[int, int], measure: str, start: int, limit: int) -> CompareEdgesAnswer:
+        def item(at: int) -> FeatureDifference:
+            sides = _density(first, a, one, at), _density(second, b, other, at)
+            return FeatureDifference(feature=names[at], a=sides[0], b=sides[1], difference=_difference(difference, at, *sides))
+
+        return answer, Made(len(order), item)
+
+    def compare_edges(self, a: str, b: str, pair: tuple[int, int], measure: str) -> tuple[CompareEdgesAnswer, Made[EdgeDifference]]:
         """Watched pairs of a layer pair by how much a measure in two corpora differs; arguments as in `compare`.
 
         Raises:
@@ -166,24 +167,7 @@ class CorpusQueries:
         values = [estimates(_counts(part), [measure])[measure] for part in both]
         ratios = [RatioIntervals(v, x.lower, x.upper, x.effective) for v, x in zip(values, found, strict=True)]
         difference = drift.compare(*ratios)
-        items = []
-        for at in drift.most_different(difference)[start : start + limit].tolist():
-            names = name((pair[0], int(up[at]))), name((pair[1], int(down[at])))
-            sides = [
-                _edge(corpus, measure, part, one, float(value[at]), at, names)
-                for corpus, part, one, value in zip((a, b), both, found, values, strict=True)
-            ]
-            items.append(
-                EdgeDifference(
-                    up=names[0],
-                    down=names[1],
-                    counted_from=int(counted_from[at]),
-                    a=sides[0],
-                    b=sides[1],
-                    difference=_difference(difference, at, sides[0], sides[1]),
-                )
-            )
-        return CompareEdgesAnswer(
+        answer = CompareEdgesAnswer(
             a=corpora[0],
             b=corpora[1],
             up=pair[0],
@@ -192,10 +176,31 @@ class CorpusQueries:
             alpha=ALPHA,
             family=family,
             different=int(np.count_nonzero(difference.distance > 0)),
-            items=items,
-            next=str(start + limit) if start + limit < family else None,
+            items=[],
+            next=None,
             snapshot=live_snapshot(total),
         )
+        order = drift.most_different(difference)[:MOST_ITEMS]
+        up, down, counted_from = up[order], down[order], counted_from[order]
+        both, found = [part.of(order) for part in both], [one.of(order) for one in found]
+        values, difference = [value[order] for value in values], Comparison(*(column[order] for column in difference))
+
+        def item(at: int) -> EdgeDifference:
+            names = name((pair[0], int(up[at]))), name((pair[1], int(down[at])))
+            sides = [
+                _edge(corpus, measure, part, one, float(value[at]), at, names)
+                for corpus, part, one, value in zip((a, b), both, found, values, strict=True)
+            ]
+            return EdgeDifference(
+                up=names[0],
+                down=names[1],
+                counted_from=int(counted_from[at]),
+                a=sides[0],
+                b=sides[1],
+                difference=_difference(difference, at, sides[0], sides[1]),
+            )
+
+        return answer, Made(len(order), item)
 
     def _columns(self, layers: Sequence[int], corpus: str, features: slice = slice(None)) -> _Corpus:
         """Copies of the sums of a corpus; call it under the lock."""

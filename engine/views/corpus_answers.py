@@ -100,7 +100,7 @@ class CompareAnswer(msgspec.Struct, frozen=True, kw_only=True):
         alpha: how often any one of the intervals may ever miss, over all `family` features together.
         family: features compared.
         different: how many have an interval that does not hold 0.
-        next: cursor of the following page. The ranking is made anew for each page: while text is counted it moves.
+        next: cursor of the following page, which is of the same ranking, whatever is counted meanwhile.
     """
 
     a: ComparedCorpus

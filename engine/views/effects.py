@@ -57,7 +57,7 @@ class Effects:
         )
         self._joint = {pair: joint_effects(table, tokens) for pair, table in state.pairs.items()}
         for (up, down), watched in state.watched.items():
-            joint = state.pairs[up, down].halves((watched.up, watched.down))
+            joint = state.pairs[up, down].at(watched.up, watched.down).counts
             over = (halves[up][watched.up], halves[down][watched.down])
             self._ratios[up, down] = tuple(design_effects(joint[:, 0], joint[:, 1], whole[:, 0], whole[:, 1]) for whole in over)  # type: ignore[assignment]  # two
         self.revision += 1

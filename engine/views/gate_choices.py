@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.counts.clusters import SegmentClusters
     from engine.counts.gate_tables import GateTables
     from engine.counts.gates import NominatedGates
-    from engine.counts.pairs import PairTable
+    from engine.counts.joint_table import JointTable
     from engine.counts.state import State
 
 PROMISING = 1.0
@@ -69,11 +69,9 @@ def _choose(state: State, pair: tuple[int, int], segment: SegmentClusters | None
         _revise(state, pair, effects, segment)
 
 
-def joint_effects(table: PairTable, tokens_by_half: Sequence[int] | np.ndarray) -> DesignEffects:
+def joint_effects(table: JointTable, tokens_by_half: Sequence[int] | np.ndarray) -> DesignEffects:
     """Design effects of joint counts by their size, from the halves of a sample of the table's cells."""
-    rows, width = table.products.shape
-    step = max(1, rows * width // _EFFECT_CELLS)
-    sample = table.halves((slice(None, None, step),)).reshape(-1, 2)
+    sample = table.sample(_EFFECT_CELLS)
     return design_effects(sample[:, 0], sample[:, 1], *tokens_by_half)
 
 
@@ -131,8 +129,7 @@ def _revise(state: State, pair: tuple[int, int], effects: DesignEffects, segment
     tables.choose(due[other], chosen[other], tokens)
 
 
-def _ranked(table: PairTable, up: np.ndarray, down: np.ndarray, due: np.ndarray, tokens: int, effects: DesignEffects) -> Ranked:
+def _ranked(table: JointTable, up: np.ndarray, down: np.ndarray, due: np.ndarray, tokens: int, effects: DesignEffects) -> Ranked:
     lists = CandidateLists(up, down, due, tokens, effects.effect, SIGNIFICANT, LEADING)
-    for block in table.blocks():
-        lists.offer(block.start, np.ascontiguousarray(table.halves(block)))
+    table.offer_candidates(lists)
     return lists.ranked

@@ -66,7 +66,7 @@ class GraphEdgeAnswer(msgspec.Struct, frozen=True, kw_only=True):
         value: the estimate.
         lower, upper, status: 95 % bounds, as of a neighbour: `ok` where the pair is watched, `heuristic` from its counts alone,
             `insufficient` where there are none.
-        joint: tokens at which both were active.
+        joint: tokens at which both were active; count_error: as of every joint count.
     """
 
     up: str
@@ -76,6 +76,7 @@ class GraphEdgeAnswer(msgspec.Struct, frozen=True, kw_only=True):
     upper: float | None
     status: Status
     joint: int
+    count_error: int = 0
 
 
 class GraphDroppedAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from engine.measures.ranking import rbos
 from kernels import half_lists
 
 if TYPE_CHECKING:
-    from engine.counts.pairs import PairTable
+    from engine.counts.joint_table import JointTable
 
 LIST_LENGTH = 20
 MIN_SUPPORT = 10
@@ -37,6 +37,7 @@ MOST_CELLS = 1 << 17
 """Cells that a reliability rests on: a correlation of 65,536 to 131,072 is good to 0.004 wherever it lies."""
 
 _BLOCK_CELLS = 1 << 20
+_MOST_SAMPLED = 1 << 29  # cells gone through: fewer features where a row is very wide
 
 
 class Agreement(NamedTuple):
@@ -48,9 +49,10 @@ class Agreement(NamedTuple):
         split_half_rbo: mean RBO (p = 0.9) of the lists from half A and from half B, over the features that have a list in either
             (a feature with a list in one half only counts as 0); None without any, or when a half has no tokens.
         reliability: measure → Spearman and Brown's reliability over cells with support; None where it is not defined.
-        unseen_mass: chance that the next joint activation is of a pair that was never seen; None before the first one.
-        pairs_seen: pairs that were active together at all.
-        pairs_at_all: how many can be, at least (Chao 1984), cut at the size of the table.
+        unseen_mass: chance that the next joint activation is of a pair that was never seen; None before the first one, and where
+            the table does not hold all pairs that were seen: it drops those that were seen once first.
+        pairs_seen: pairs that were active together at all, of those that the table holds.
+        pairs_at_all: how many can be, at least (Chao 1984), cut at the size of the table; None where it does not hold all.
     """
 
     lists: np.ndarray
@@ -58,10 +60,10 @@ class Agreement(NamedTuple):
     reliability: dict[str, float | None]
     unseen_mass: float | None
     pairs_seen: int
-    pairs_at_all: int
+    pairs_at_all: int | None
 
 
-def compare_halves(table: PairTable, up: np.ndarray, down: np.ndarray, tokens_by_half: Sequence[int]) -> Agreement:
+def compare_halves(table: JointTable, up: np.ndarray, down: np.ndarray, tokens_by_half: Sequence[int]) -> Agreement:
     """Compare the halves of one layer pair.
 
     Where the upstream layer has more than `MOST_FEATURES`, `pairs_seen` and `pairs_at_all` are those of the sampled rows, scaled
@@ -73,7 +75,7 @@ def compare_halves(table: PairTable, up: np.ndarray, down: np.ndarray, tokens_by
         tokens_by_half: tokens of half A and of half B.
     """
     rows, width = len(up), len(down)
-    step = max(1, math.ceil(rows / MOST_FEATURES))
+    step = max(1, math.ceil(rows / MOST_FEATURES), rows * width // _MOST_SAMPLED)
     sampled = up[::step]
     cells = _Sample(MOST_CELLS)
     tallies = np.zeros(4, np.int64)
@@ -81,7 +83,7 @@ def compare_halves(table: PairTable, up: np.ndarray, down: np.ndarray, tokens_by
     block_rows = max(1, _BLOCK_CELLS // width)
     for first in range(0, len(sampled), block_rows):
         block = sampled[first : first + block_rows]
-        by_half = table.counts[first * step :: step][: len(block)].cpu().numpy()
+        by_half = table.rows_by_half(first * step, step, len(block))
         parts.append(half_lists(by_half, block, down, LIST_LENGTH, MIN_SUPPORT, HALF_SUPPORT))
         flat = by_half.reshape(-1, 2)
         joint = flat[:, 0] + flat[:, 1]
@@ -96,9 +98,9 @@ def compare_halves(table: PairTable, up: np.ndarray, down: np.ndarray, tokens_by
         lists=lists.astype(np.int32),
         split_half_rbo=mean_rbo(list_a, list_b) if min(tokens_by_half) > 0 else None,
         reliability=_reliability(cells.columns(), sampled, down),
-        unseen_mass=None if math.isnan(mass) else mass,
+        unseen_mass=None if math.isnan(mass) or not table.exact else mass,
         pairs_seen=round(seen * scale),
-        pairs_at_all=min(round(float(chao1(once, twice, seen)) * scale), rows * width),
+        pairs_at_all=min(round(float(chao1(once, twice, seen)) * scale), rows * width) if table.exact else None,
     )
 
 

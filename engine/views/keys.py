@@ -60,6 +60,10 @@ class Keys:
         """List of one element: the answer to a live request, gone after a minute."""
         return f"{self.prefix}reply:{request}"
 
+    def bucket(self, who: str) -> str:
+        """Hash of the rate limit: the `tokens` of an API key or an address, and `at` which second; gone when it is full again."""
+        return f"{self.prefix}bucket:{who}"
+
     def feature(self, layer: int, index: int) -> str:
         """Hash of two versions of a `FeatureRecord`: packed records in `0` and `1`, their `Version.order` in `v0` and `v1`."""
         return f"{self.prefix}feature:{layer}:{index}"

@@ -12,6 +12,7 @@ from engine.measures.bounds import tempered_bounds
 from engine.views.answers import EstimateAnswer, name, with_bounds
 from engine.views.graph_answers import GraphEdgeAnswer
 from engine.views.intervals import interval_rows
+from engine.views.ranking import may_be_missing
 from engine.views.records import INTERVAL_MEASURES
 
 if TYPE_CHECKING:
@@ -74,20 +75,21 @@ def _cells(
     if not (len(ups) and len(downs)):
         return None
     table = state.pairs[pair]
-    block = table.joint(np.ix_(ups, downs))
-    i, j = np.nonzero(block >= min_support)
+    i, j = np.nonzero(table.block(ups, downs) >= min_support)
     if not len(i):
         return None
-    up, down, joint = ups[i], downs[j], block[i, j]
+    up, down = ups[i], downs[j]
+    found = table.at(up, down)
+    joint = found.joint
     sides = []
     for layer, index in zip(pair, (up, down), strict=True):
         part = state.marginals[layer]
         sides.append([column.cpu().numpy()[index] for column in (part.by_half, part.sum, part.sum_of_squares)])
     (n_i, a, aa), (n_j, b, bb) = sides
-    on_cpu = table.products.device.type == "cpu"  # there by numpy, for the reason that `PairTable.halves` gives
-    product = table.products.numpy()[up, down] if on_cpu else table.products[up, down].cpu().numpy()
+    up_count, down_count = n_i.sum(axis=1), n_j.sum(axis=1)
+    error = may_be_missing(found.errors, joint, up_count, down_count)
     cosine = cosines.of_pairs(*pair, up, down) if measure == "decoder_cosine" else np.nan
-    counts = PairCounts(state.tokens, n_i.sum(axis=1), n_j.sum(axis=1), joint, a, b, aa, bb, product, cosine)
+    counts = PairCounts(state.tokens, up_count, down_count, joint, a, b, aa, bb, found.products, cosine, error)
     return _Cells(up, down, counts, np.broadcast_to(estimates(counts, [measure])[measure], joint.shape))
 
 
@@ -106,12 +108,11 @@ def _answers(
         found = watched.find(up, down)
         at = np.flatnonzero(found >= 0)
         intervals = dict(zip(at.tolist(), interval_rows(watched, found[at]), strict=True))
-    for at, (i, j, joint, value) in enumerate(
-        zip(up.tolist(), down.tolist(), np.asarray(counts.joint).tolist(), cells.values[rows].tolist(), strict=True)
-    ):
+    columns = (up, down, np.asarray(counts.joint), np.asarray(counts.joint_error), cells.values[rows])
+    for at, (i, j, joint, error, value) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         told = EstimateAnswer(estimate=value)
         if measure in INTERVAL_MEASURES:
-            told = with_bounds(told, measure, intervals.get(at), float(lower[at]), float(upper[at]))
+            told = with_bounds(told, measure, intervals.get(at), float(lower[at]), float(upper[at]), error)
         yield GraphEdgeAnswer(
             up=name((pair[0], i)),
             down=name((pair[1], j)),
@@ -120,4 +121,5 @@ def _answers(
             upper=told.upper,
             status=told.status,
             joint=joint,
+            count_error=error,
         )

@@ -15,12 +15,15 @@ from kernels import ALPHA, bounds
 
 
 class NeighborRows(NamedTuple):
-    """Neighbours of a feature in one layer: `NEIGHBOR [n]`, `INTERVAL [m]` of those that are watched, and that layer's size."""
+    """Neighbours of a feature in one layer: `NEIGHBOR [n]`, `INTERVAL [m]` of those that are watched, that layer's size, what may
+    be missing of the joint counts, int64 `[n]`, and the most that one can be with a feature that the table does not hold."""
 
     layer: int
     rows: np.ndarray
     intervals: np.ndarray
     features: int
+    errors: np.ndarray
+    unlisted: int = 0
 
 
 class OneSide(NamedTuple):
@@ -33,8 +36,14 @@ class OneSide(NamedTuple):
     rate_effect: float | np.ndarray = np.nan
 
 
-def pair_counts(own: OneSide, rows: np.ndarray | Mapping[str, np.ndarray], tokens: int, direction: Direction) -> PairCounts:
-    """The counts of a feature with each of its rows, turned so that upstream is upstream."""
+def pair_counts(
+    own: OneSide,
+    rows: np.ndarray | Mapping[str, np.ndarray],
+    tokens: int,
+    direction: Direction,
+    errors: np.ndarray | int = 0,
+) -> PairCounts:
+    """The counts of a feature with each of its rows, of which `errors` may be missing, turned so that upstream is upstream."""
     other = OneSide(rows["count"], rows["sum"], rows["sum_of_squares"])
     up, down = (own, other) if direction == "downstream" else (other, own)
     return PairCounts(
@@ -48,6 +57,7 @@ def pair_counts(own: OneSide, rows: np.ndarray | Mapping[str, np.ndarray], token
         down_sumsq=down.sum_of_squares,
         product=rows["product"],
         decoder_cosine=rows["decoder_cosine"],
+        joint_error=errors,
     )
 
 
@@ -63,6 +73,7 @@ def certify(
     own: OneSide,
     tables: Sequence[NeighborRows],
     rows: np.ndarray,
+    errors: np.ndarray,
     best: np.ndarray,
     tokens: int,
     *,
@@ -76,10 +87,15 @@ def certify(
     All bounds are tempered ones at 5 % over the number of features that could be listed. What is no candidate has a ratio of at
     most that of the last one by the measure, or less than the support, and a denominator of at least the feature's own count.
 
+    A bounded table may lack e of a joint count, for any feature at most E (`unlisted`). With s of what is sure, ratio r = s/d: the
+    true one is at most (s + e)/(d − e) for Jaccard, whose denominator falls as the joint count grows, and that with d − e of at
+    least the own count n is at most r + (1 + r) e/n. A feature that is not held has at most E; one that is held but not listed for
+    its want of support less than the larger of support and e, and e more.
+
     Args:
         own: counts of the feature.
         tables: the layers in that direction.
-        rows: the candidates with the support, `NEIGHBOR [n]`.
+        rows: the candidates with the support, `NEIGHBOR [n]`; errors: int64 `[n]`, what may be missing of their joint counts.
         best: int `[k]`, the list: indices of candidates in the order of the ranking.
         tokens: N.
         direction, measure, min_support: of the ranking.
@@ -95,15 +111,17 @@ def certify(
     if not len(best):
         return Standing("insufficient", 0, "nothing is listed")
     alpha = ALPHA / max(1, sum(table.features for table in tables))
-    counts = pair_counts(own, rows, tokens, direction)
+    counts = pair_counts(own, rows, tokens, direction, errors)
     lower, upper = tempered_bounds(measure, counts, rows["effect"], np.full(len(rows), np.nan), alpha)
     if not np.isfinite(lower[best]).all():
         return Standing("insufficient", 0, "design effects are not known yet")
     scores = estimates(counts, [measure])[measure]
     effect = float(np.nanmax(rows["effect"]))
-    most = float(min_support - 1)
+    missing = float(max((table.unlisted for table in tables), default=0))
+    most = max(float(min_support - 1), missing) + missing
     if depth is not None and len(rows) >= depth:
-        most = max(most, float(np.sort(scores)[-depth]) * float(own.count))
+        last = float(np.sort(scores)[-depth])
+        most = max(most, last * float(own.count) + (1.0 + last) * missing)
     trials = np.array([float(own.count)])
     rest_upper = float(bounds(np.minimum(most, trials), trials, effect, alpha)[1][0])
     others = np.setdiff1d(np.arange(len(rows)), best)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from engine.errors import Unknown
+import numpy as np
+
+from engine.errors import Conflict, Unknown
 from engine.measures.gate_candidates import paper_rule
 from engine.measures.gates import AND, KINDS
 from engine.views.answers import live_snapshot, name, pair_names
 from engine.views.gate_answers import PaperGateAnswer, PaperGatesAnswer, PaperParentAnswer
+from engine.views.lists import MOST_ITEMS
 
 if TYPE_CHECKING:
     from engine.counts.state import State
@@ -29,31 +32,38 @@ class PaperQueries:
         self._state = state
         self._lock = lock
 
-    def gates(self, pair: tuple[int, int], threshold: float, start: int, limit: int) -> PaperGatesAnswer:
-        """Findings `start` to `start + limit − 1`, by child.
+    def gates(self, pair: tuple[int, int], threshold: float) -> tuple[PaperGatesAnswer, list[PaperGateAnswer]]:
+        """The answer, and its items by child.
 
         Raises:
-            Unknown: not a layer pair of the run. BadValue: threshold out of range.
+            Unknown: not a layer pair of the run. BadValue: threshold out of range. Conflict: its table has dropped pairs.
         """
         if pair not in self._state.pairs:
             known = pair_names(list(self._state.pairs))
             raise Unknown(f"layers {pair[0]}→{pair[1]} are no layer pair of this run; it has {known}")
+        table = self._state.pairs[pair]
+        with self._lock:
+            exact = table.exact
+        if not exact:
+            raise Conflict(
+                f"layers {pair[0]}→{pair[1]} have a bounded table (--memory-budget), which does not hold every pair of features: "
+                "the paper's rule needs them all"
+            )
         up, down = (self._state.marginals[layer] for layer in pair)
         sizes = len(up.by_half), len(down.by_half)
-        step = max(1, _BLOCK_CELLS // sizes[0])
+        everyone, step = np.arange(sizes[0]), max(1, _BLOCK_CELLS // sizes[0])
         items: list[PaperGateAnswer] = []
         by_kind, live, tokens = [0, 0], 0, 0
         for first in range(0, sizes[1], step):
             with self._lock:
                 tokens = self._state.tokens
                 n_i, n_j = up.count.cpu().numpy(), down.count.cpu().numpy()[first : first + step]
-                joint = self._state.pairs[pair].joint((slice(None), slice(first, first + step)))
+                joint = table.block(everyone, np.arange(first, min(first + step, sizes[1])))
             found = paper_rule(joint, n_i, n_j, threshold)
             live += int((n_j > 0).sum())
             for kind in range(2):
                 by_kind[kind] += int((found.kind == kind).sum())
-            before = sum(by_kind) - len(found.child)
-            for at in range(max(0, start - before), min(len(found.child), start + limit - before)):
+            for at in range(min(len(found.child), MOST_ITEMS - len(items))):
                 child, kind, parents = int(found.child[at]), int(found.kind[at]), found.parents[at].tolist()
                 told = [
                     PaperParentAnswer(
@@ -72,16 +82,16 @@ class PaperQueries:
                         parents=told,
                     )
                 )
-        total = sum(by_kind)
-        return PaperGatesAnswer(
+        answer = PaperGatesAnswer(
             rule="paper_rule",
             threshold=threshold,
             pair=pair,
             ands=by_kind[0],
             ors=by_kind[1],
             live=live,
-            total=total,
-            items=items,
-            next=str(start + limit) if start + limit < total else None,
+            total=sum(by_kind),
+            items=[],
+            next=None,
             snapshot=live_snapshot(tokens),
         )
+        return answer, items

@@ -8,25 +8,24 @@ Over one layer pair, block by block:
 3. At the end the union of each feature's lists over the measures, in the order of the indices.
 
 A table is never copied as a whole, so its size does not matter to memory, and one on a GPU sends over only what has the support.
+In a bounded one a cell's count may lack some: it is ranked by what is sure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from engine.views.records import INTERVAL_MEASURES
 from kernels import RANKED, BestCells, Features, TopCells
 
 if TYPE_CHECKING:
+    from engine.counts.joint_table import JointTable
     from engine.counts.marginals import Marginals
-    from engine.counts.pairs import PairTable
     from engine.views.effects import PairEffects
 
-_BLOCK_CELLS = 1 << 18  # of the table looked through at a time: what is made of them stays in the cache
 BOUNDS = tuple(f"{measure}_lower" for measure in INTERVAL_MEASURES)
 """What a ranking by lower bound is called in `kernels.RANKED`."""
 
@@ -47,21 +46,25 @@ class Side(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Cells of a pair table: row, column, joint count, that of half A, Σab and decoder cosine (NaN where unknown) of each."""
+    """Cells of a pair table: row, column, joint count, that of half A, Σab, what may be missing of the joint count, and decoder
+    cosine (NaN where unknown) of each."""
 
     up: np.ndarray  # int32 [n]
     down: np.ndarray  # int32 [n]
     joint: np.ndarray  # int64 [n]
     joint_a: np.ndarray  # int64 [n]
     product: np.ndarray  # float64 [n]
+    error: np.ndarray  # int64 [n]
     decoder_cosine: np.ndarray  # float32 [n]
 
 
 class Lists(NamedTuple):
-    """The published neighbours of a layer's features in one direction: feature f has the cells `offsets[f]` to `offsets[f + 1]`."""
+    """The published neighbours of a layer's features in one direction: feature f has the cells `offsets[f]` to `offsets[f + 1]`,
+    and with a feature that the table does not hold it was active at most `unlisted[f]` times (0: it holds all)."""
 
     offsets: np.ndarray  # int64 [D + 1]
     cells: Cells
+    unlisted: np.ndarray  # int64 [D]
 
 
 class Ranking(NamedTuple):
@@ -72,7 +75,7 @@ class Ranking(NamedTuple):
 
 
 def rank_pair(
-    table: PairTable,
+    table: JointTable,
     up: Side,
     down: Side,
     tokens: int,
@@ -105,18 +108,21 @@ def rank_pair(
     by_row = _union([found.rows for found in best])
     by_column = _union([found.columns for found in best])
     by_column = by_column[np.argsort(by_column % width, kind="stable")]
-    downstream, upstream = (_cells(table, ids, cosines) for ids in (by_row, by_column))
-    return Ranking(Lists(_offsets(downstream.up, len(up.count)), downstream), Lists(_offsets(upstream.down, width), upstream))
+    downstream, upstream = (_cells(table, ids, up.count, down.count, cosines) for ids in (by_row, by_column))
+    return Ranking(
+        Lists(_offsets(downstream.up, len(up.count)), downstream, table.unlisted(downstream=True)),
+        Lists(_offsets(upstream.down, width), upstream, table.unlisted(downstream=False)),
+    )
 
 
-def top_lists(table: PairTable, up: Side, down: Side, tokens: int, *, measure: str, k: int, min_support: int) -> np.ndarray:
+def top_lists(table: JointTable, up: Side, down: Side, tokens: int, *, measure: str, k: int, min_support: int) -> np.ndarray:
     """int32 `[Du, k]`: the k best downstream features of every upstream one by a measure, best first; −1 where there are fewer."""
     found = best_cells(table, up, down, tokens, [measure], k, min_support)[measure]
     return np.where(found.rows >= 0, found.rows % len(down.count), -1).astype(np.int32)
 
 
 def best_cells(
-    table: PairTable,
+    table: JointTable,
     up: Side,
     down: Side,
     tokens: int,
@@ -133,39 +139,26 @@ def best_cells(
         Features(side.count, side.sum, side.sum_of_squares, of_side) for side, of_side in zip((up, down), rates, strict=True)
     )
     best = BestCells(of_up, of_down, tokens, measures, k, None if effects is None else effects.by_bin)
-    for ids, joint, product in _supported(table, min_support):
-        i, j = _row_and_column(ids, len(down.count))
-        best.offer(i, j, ids, joint, product, None if cosines is None else cosines[i, j])
+    for cells in table.supported(min_support):
+        ids = cells.up.astype(np.int64) * len(down.count) + cells.down
+        cosine = None if cosines is None else cosines[cells.up, cells.down]
+        best.offer(cells.up, cells.down, ids, cells.joint, cells.products, cosine)
     return best.found
 
 
-def _supported(table: PairTable, min_support: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Id int64, joint count and Σab float64 of the cells that have the support, in the order of ids, block by block."""
-    width = table.products.shape[1]
-    for block in table.blocks_of(max(1, _BLOCK_CELLS // width)):
-        by_half, products = table.counts[block].reshape(-1, 2), table.products[block].reshape(-1)
-        if by_half.device.type == "cpu":
-            halves = by_half.numpy()
-            counts = halves[:, 0] + halves[:, 1]
-            at = np.flatnonzero(counts >= min_support)
-            joint, product = counts[at].astype(np.int64), products.numpy()[at]
-        else:
-            counts = by_half.sum(dim=1)
-            chosen = (counts >= min_support).nonzero().squeeze(1)
-            at, joint, product = (column.cpu().numpy() for column in (chosen, counts[chosen].long(), products[chosen]))
-        yield at + block.start * width, joint, product
+def may_be_missing(errors: np.ndarray, joint: np.ndarray, up: np.ndarray | int, down: np.ndarray | int) -> np.ndarray:
+    """int64: what may be missing of joint counts, from the errors of a table and the active counts: a pair is active together at
+    most as often as either of its features is."""
+    return np.minimum(errors, np.minimum(up, down) - joint)
 
 
-def _cells(table: PairTable, ids: np.ndarray, cosines: np.ndarray | None) -> Cells:
-    """The cells with these ids, in their order."""
-    i, j = _row_and_column(ids, table.products.shape[1])
-    halves = table.halves((i, j)).astype(np.int64)
-    if table.products.device.type == "cpu":
-        product = table.products.numpy()[i, j]
-    else:
-        product = table.products[torch.from_numpy(i), torch.from_numpy(j)].cpu().numpy()
+def _cells(table: JointTable, ids: np.ndarray, up: np.ndarray, down: np.ndarray, cosines: np.ndarray | None) -> Cells:
+    """The cells with these ids, in their order; up, down: active counts of the features."""
+    found = table.at(*_row_and_column(ids, len(down)))
+    i, j, joint = found.up, found.down, found.joint
     cosine = np.full(len(ids), np.nan, np.float32) if cosines is None else cosines[i, j]
-    return Cells(i, j, halves.sum(axis=1), halves[:, 0], product, cosine)
+    error = found.errors if table.exact else may_be_missing(found.errors, joint, up[i], down[j])
+    return Cells(i, j, joint, found.counts[:, 0], found.products, error, cosine)
 
 
 def _union(lists: Sequence[np.ndarray]) -> np.ndarray:

@@ -217,6 +217,11 @@ class Views:
         packed = cast("bytes | None", await self.client.get(self.keys.status))
         return None if packed is None else msgspec.msgpack.decode(packed, type=StatusRecord)
 
+    async def waiting(self) -> dict[str, int]:
+        """Requests that neither the engine nor the analysis worker has looked at yet, by process."""
+        queues = {"engine": self.keys.requests, "analysis": self.keys.analysis}
+        return {process: cast(int, await self.client.llen(queue)) for process, queue in queues.items()}  # type: ignore[misc]
+
     async def uploads(self, ids: Sequence[str] | None = None) -> dict[str, UploadRecord]:
         """What the engine did with these uploads (None: with all); those it has not met yet are missing."""
         if ids is None:

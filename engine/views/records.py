@@ -126,12 +126,16 @@ class NeighborTable(msgspec.Struct, frozen=True, array_like=True):
         direction: where that is, seen from the feature.
         packed: rows of `NEIGHBOR`.
         packed_intervals: rows of `INTERVAL`, for those of the neighbours that are watched, in the same order.
+        packed_errors: int64 per row, what may be missing of its joint count; empty where nothing is.
+        unlisted: the most that the joint count with a feature can be that the pair's table does not hold; 0 where it holds all.
     """
 
     layer: int
     direction: Direction
     packed: memoryview
     packed_intervals: memoryview = memoryview(b"")
+    packed_errors: memoryview = memoryview(b"")
+    unlisted: int = 0
 
     def rows(self) -> np.ndarray:
         """The rows, `NEIGHBOR [n]`, without a copy."""
@@ -140,6 +144,12 @@ class NeighborTable(msgspec.Struct, frozen=True, array_like=True):
     def intervals(self) -> np.ndarray:
         """The intervals, `INTERVAL [m]`, without a copy."""
         return np.frombuffer(self.packed_intervals, dtype=INTERVAL)
+
+    def errors(self) -> np.ndarray:
+        """What may be missing of each row's joint count, int64 `[n]`."""
+        if len(self.packed_errors):
+            return np.frombuffer(self.packed_errors, "<i8")
+        return np.zeros(len(self.packed) // NEIGHBOR.itemsize, np.int64)
 
 
 class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -237,13 +247,54 @@ class CalibrationStatus(msgspec.Struct, frozen=True, kw_only=True):
     never_fired: list[int]
 
 
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the engine is with what has arrived (`engine.figures` says what each stage is).
+
+    Attributes:
+        tokens_received, tokens_durable: acknowledged, and sealed in the log; tokens_waiting: of the latter, those not counted.
+        replay_left: tokens that are counted again after a restart, still to come; replay_per_second: how fast, 0 when none is left.
+        set_aside_documents, set_aside_tokens: what was taken and can't be counted.
+        uploads_waiting: not wholly in the log; segments_waiting: not wholly counted.
+        questions_waiting: prompts and contexts that wait for the encoder.
+    """
+
+    tokens_received: int = 0
+    tokens_durable: int = 0
+    tokens_waiting: int = 0
+    replay_left: int = 0
+    replay_per_second: float = 0.0
+    set_aside_documents: int = 0
+    set_aside_tokens: int = 0
+    uploads_waiting: int = 0
+    segments_waiting: int = 0
+    questions_waiting: int = 0
+
+
 EngineState = Literal["starting", "calibrating", "recovering", "counting", "idle", "stopping"]
+
+
+class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The table of one layer pair.
+
+    Attributes:
+        pair: its layers.
+        layout: "dense", every pair of features; "bounded", the partners that each feature fires with most often.
+        bytes: of memory that it may take.
+        kept: partners that every feature keeps at least, in either direction; kept_most: at most; null in a dense table. A partner
+            is there in any case where joint / W > 1 / (kept + 1), W being the joint counts of the feature with all partners.
+    """
+
+    pair: tuple[int, int]
+    layout: Literal["dense", "bounded"]
+    bytes: int
+    kept: int | None = None
+    kept_most: int | None = None
 
 
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How the engine is. `problem` is a sentence for the user about what it can't do at the moment, or None; `calibration` is None
     where the threshold is absolute. `publish_interval` are the seconds from one snapshot to the next as the publisher paces itself
-    now: the setting, or more where a publish takes long."""
+    now: the setting, or more where a publish takes long. `caught_up_at`: when the snapshot last held all that had arrived."""
 
     state: EngineState
     tokens: int
@@ -257,6 +308,9 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     calibration: CalibrationStatus | None = None
     publish_interval: float = 0.0
+    tables: list[TableStatus] = []
+    caught_up_at: float = 0.0
+    figures: Figures = Figures()
 
 
 class FrequencyEffects(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,7 +342,8 @@ class ConvergencePoint(msgspec.Struct, frozen=True, kw_only=True):
             131,072 of them, evenly spaced); None where it is not defined.
         unseen_mass: the chance that the next joint activation is of a pair that never was active together before (Good, Turing);
             None before the first one.
-        pairs_seen: pairs that were active together; pairs_at_all: how many there are at least, seen or not (Chao 1984).
+        pairs_seen: pairs that were active together; pairs_at_all: how many there are at least, seen or not (Chao 1984);
+            neither this nor the unseen mass is known of a bounded table that has dropped pairs.
         watched: pairs whose intervals are kept.
         interval_share: share of them that has an interval (of Jaccard); None without any.
         median_width: of these intervals; None without any.
@@ -305,7 +360,7 @@ class ConvergencePoint(msgspec.Struct, frozen=True, kw_only=True):
     reliability: dict[str, list[float | None]]
     unseen_mass: list[float | None]
     pairs_seen: list[int]
-    pairs_at_all: list[int]
+    pairs_at_all: list[int | None]
     watched: list[int]
     interval_share: list[float | None]
     median_width: list[float | None]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
 import redis.asyncio
 
 from engine.errors import BadInput, BadValue
+from engine.logs import current
 from engine.measures.hidden import FACTOR, SHARE, WINDOWS, check_hidden
 from engine.measures.relations import check_threshold
 from engine.views.communities import CommunitiesRequest, CommunityOfRequest, CommunityRequest
@@ -21,6 +23,7 @@ from engine.views.edge_answers import EdgesAnswer, HistogramsAnswer
 from engine.views.gate_answers import GatesAnswer, Sort
 from engine.views.gate_answers import Kind as GateKind
 from engine.views.keys import Keys
+from engine.views.lists import MOST_ITEMS, Page
 from engine.views.relation_answers import FlowAnswer, Kind, LineagesAnswer, MatchingAnswer, SpecializationsAnswer
 from engine.views.requests import exchange, open_reply
 from engine.views.search_answers import SearchAnswer, SearchRequest
@@ -51,18 +54,8 @@ __all__ = [
 THRESHOLD = 0.4
 """Default threshold of the measures that reach to 1: the one at which Balcells et al. 2024 count appearing and disappearing."""
 
-MOST_ITEMS = 10_000
-"""Items of a list that are kept for paging; further ones are counted in `total` only."""
-
 TIMEOUT_SECONDS = 60.0
 """How long a request waits. Reading a snapshot of 7,168 features takes half a second; of 295,000 some 20 s, extrapolated."""
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Which part of a list: at most `limit` items, those after `cursor`."""
-
-    limit: int
-    cursor: str | None = None
 
 
 class FlowRequest(msgspec.Struct, frozen=True, kw_only=True, tag="flow"):
@@ -148,12 +141,15 @@ RelationRequest = (
 
 
 class AnalysisEnvelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way; `deadline` by the monotonic clock, which all processes of a machine share and nobody sets."""
+    """A request on its way: sent and of use until when (by the monotonic clock, which all processes of a machine share and nobody
+    sets), and the id of the HTTP request that it is for."""
 
     id: str
     deadline: float
     request: RelationRequest
     page: Page
+    sent_at: float = msgspec.field(default_factory=time.monotonic)
+    asked_by: str = msgspec.field(default_factory=partial(current, "request"))
 
 
 ANSWERS: dict[type, type] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
@@ -16,12 +17,14 @@ import redis.asyncio
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from engine import errors
-from engine.errors import NotReady, SaestreamError
+from engine.errors import NotReady, SaestreamError, TooMany
+from engine.logs import current
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, SnapshotAnswer
 from engine.views.corpus_answers import CompareAnswer, CompareEdgesAnswer, CorpusFeatureAnswer, PinAnswer, PinnedAnswer
 from engine.views.gate_answers import GateParentAnswer, Kind, PaperGatesAnswer
 from engine.views.graph_answers import GraphAnswer, GraphRequest
 from engine.views.keys import Keys
+from engine.views.lists import Page
 from engine.views.records import Direction
 
 MOST_WAITING = 1_000
@@ -65,24 +68,22 @@ class CorpusFeatureRequest(msgspec.Struct, frozen=True, tag="corpus feature"):
 
 
 class CompareRequest(msgspec.Struct, frozen=True, tag="compare"):
-    """Features of a layer (None: of all) by how much their densities in two corpora differ, a part of the ranking."""
+    """Features of a layer (None: of all) by how much their densities in two corpora differ, a page of the ranking."""
 
     a: str
     b: str
     layer: int | None = None
-    start: int = 0
-    limit: int = 100
+    page: Page = Page()
 
 
 class CompareEdgesRequest(msgspec.Struct, frozen=True, tag="compare edges"):
-    """Watched pairs of a layer pair by how much a measure in two corpora differs, a part of the ranking."""
+    """Watched pairs of a layer pair by how much a measure in two corpora differs, a page of the ranking."""
 
     a: str
     b: str
     pair: tuple[int, int]
     measure: str = "jaccard"
-    start: int = 0
-    limit: int = 100
+    page: Page = Page()
 
 
 class PinRequest(msgspec.Struct, frozen=True, tag="pin"):
@@ -108,12 +109,11 @@ class GateContextsRequest(msgspec.Struct, frozen=True, tag="gate contexts"):
 
 
 class PaperGatesRequest(msgspec.Struct, frozen=True, tag="paper gates"):
-    """What the paper's rule takes for gates in one layer pair, a part of the list by child."""
+    """What the paper's rule takes for gates in one layer pair, a page of the list by child."""
 
     pair: tuple[int, int]
     threshold: float = 0.999
-    start: int = 0
-    limit: int = 100
+    page: Page = Page()
 
 
 LiveRequest = (
@@ -229,11 +229,14 @@ class GateContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way; `deadline` by the monotonic clock, which all processes of a machine share and nobody sets."""
+    """A request on its way: sent and of use until when (by the monotonic clock, which all processes of a machine share and nobody
+    sets), and the id of the HTTP request that it is for."""
 
     id: str
     deadline: float
     request: LiveRequest
+    sent_at: float = msgspec.field(default_factory=time.monotonic)
+    asked_by: str = msgspec.field(default_factory=partial(current, "request"))
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,7 +290,7 @@ async def ask(client: redis.asyncio.Redis, keys: Keys, request: LiveRequest, tim
         The answer of the request's kind, such as `SimilarityAnswer` to a `SimilarityRequest`.
 
     Raises:
-        NotReady: the engine did not answer in time, or too many wait already.
+        NotReady: the engine did not answer in time. TooMany: too many wait already.
         SaestreamError: what the engine answered with.
         redis.RedisError: Redis is away.
     """
@@ -304,14 +307,14 @@ async def exchange(client: redis.asyncio.Redis, keys: Keys, queue: str, envelope
         answering: who answers, for messages.
 
     Raises:
-        NotReady: no answer before the deadline, or too many wait already.
+        NotReady: no answer before the deadline. TooMany: too many wait already.
         redis.RedisError: Redis is away.
     """
     packed = msgspec.msgpack.encode(envelope)
     waiting = cast(int, await client.rpush(queue, packed))
     if waiting > MOST_WAITING:
         await client.lrem(queue, -1, packed)  # type: ignore[misc]  # redis-py types it as sync or async
-        raise NotReady(f"{waiting - 1:,} live requests wait for {answering} already", retry_after=2)
+        raise TooMany(f"{waiting - 1:,} requests wait for {answering} already, and no more are taken until some are answered")
     while (left := envelope.deadline - time.monotonic()) > 0:
         try:
             found = await client.blpop([keys.reply(envelope.id)], timeout=min(_SLICE_SECONDS, max(0.01, left)))  # type: ignore[misc]

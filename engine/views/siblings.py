@@ -7,20 +7,16 @@ whole numbers: a replay chooses the same.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from engine.counts.siblings import Siblings
-from kernels import SIBLINGS, likely_children
+from kernels import SIBLINGS
 from kernels.cpu.threads import run_each
 
 if TYPE_CHECKING:
-    from engine.counts.pairs import PairTable
     from engine.counts.state import State
 
 NECESSITY, COVERAGE = 0.7, 0.6
@@ -47,7 +43,10 @@ def choose_siblings(state: State) -> None:
 
 
 def _choose(state: State, part: Siblings, n_up: np.ndarray, n_down: np.ndarray) -> None:
-    parent, child, joint = _children(state.pairs[part.place[0], part.place[1]], n_up, n_down)
+    least = np.maximum(MIN_SUPPORT, np.ceil(SHARE * n_up)).astype(np.int64)
+    most, covered = (np.ceil(share * n_up).astype(np.int64) for share in (MOST_SHARE, COVERAGE))
+    needed = np.ceil(NECESSITY * n_down).astype(np.int64)
+    parent, child, joint = state.pairs[part.place[0], part.place[1]].likely_children(least, most, needed, covered)
     order = np.lexsort((child, -joint, parent))  # a parent's largest children first
     parent, child, joint = parent[order], child[order], joint[order]
     sure = (joint >= SURE_NECESSITY * n_down[child]) & (joint >= SURE_SHARE * n_up[parent])
@@ -60,30 +59,3 @@ def _choose(state: State, part: Siblings, n_up: np.ndarray, n_down: np.ndarray) 
     ]
     found.sort(key=lambda one: -n_up[one[0][0]])  # most data first; of equal ones the smaller index, as they come
     part.choose([group for group, _ in found], [needed for _, needed in found], tokens=state.tokens, limit=MOST_GROUPS)
-
-
-def _children(table: PairTable, n_up: np.ndarray, n_down: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parent, child and joint count, int64 `[n]`, of every cell that a group may be of, by parent."""
-    least = np.maximum(MIN_SUPPORT, np.ceil(SHARE * n_up)).astype(np.int64)
-    most, covered = (np.ceil(share * n_up).astype(np.int64) for share in (MOST_SHARE, COVERAGE))
-    needed = np.ceil(NECESSITY * n_down).astype(np.int64)
-    if table.counts.device.type == "cpu":
-        return likely_children(table.counts.numpy(), least, most, needed, covered)
-    return on_device(table.counts, table.blocks(), least, most, needed, covered)
-
-
-def on_device(
-    counts: Tensor, blocks: Sequence[slice], least: np.ndarray, most: np.ndarray, needed: np.ndarray, covered: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`kernels.likely_children` of a table wherever it is, block by block: only what is found comes over to the host."""
-    found = [np.empty((3, 0), np.int64)]
-    for block in blocks:
-        joint = counts[block].sum(dim=2)
-        limits = (torch.from_numpy(array).to(joint.device) for array in (least[block, None], most[block, None], needed))
-        low, high, of_child = limits
-        kept = (joint >= low) & (joint < high) & (joint >= of_child)
-        kept &= ((kept.sum(dim=1) >= 2) & ((joint * kept).sum(dim=1) >= torch.from_numpy(covered[block]).to(joint.device)))[:, None]
-        rows, columns = kept.nonzero(as_tuple=True)
-        found.append(torch.stack([rows + block.start, columns, joint[rows, columns]]).cpu().numpy())
-    parent, child, joint = np.concatenate(found, axis=1)
-    return parent, child, joint

@@ -195,6 +195,7 @@ class Sweep:
         """(index, packed `FeatureRecord`) of each dirty feature of a layer, in order."""
         chosen = np.flatnonzero(dirty)
         tables = [(table, *self._rows(layer, table, dirty)) for table in self.tables[layer]]
+        unlisted = [table.lists.unlisted[chosen].tolist() for table in self.tables[layer]]
         strongest = self.strongest[layer]
         contexts, begins = strongest.packed(chosen)
         side = self.sides[layer]
@@ -206,16 +207,17 @@ class Sweep:
             zip(chosen.tolist(), *columns, strict=True)
         ):
             packed = [
-                NeighborTable(table.layer, table.direction, rows.of_list(at), intervals.of_list(at))
-                for table, rows, intervals in tables
+                NeighborTable(table.layer, table.direction, rows.of_list(at), intervals.of_list(at), errors.of_list(at), most[at])
+                for (table, rows, intervals, errors), most in zip(tables, unlisted, strict=True)
             ]
             found = contexts[begins[at] : begins[at + 1]]
             own = (layer, index, self.tokens, count, total, squares, value, position)
             strengths = self.histograms[layer][index].data
             yield index, encode(FeatureRecord(*own, packed, threshold, count_a, effect, found, strengths))
 
-    def _rows(self, layer: int, table: Table, dirty: np.ndarray) -> tuple[Slices, Slices]:
-        """The `NEIGHBOR` and the `INTERVAL` rows of the dirty features' lists."""
+    def _rows(self, layer: int, table: Table, dirty: np.ndarray) -> tuple[Slices, Slices, Slices]:
+        """The `NEIGHBOR` and the `INTERVAL` rows of the dirty features' lists, and what may be missing of the joint counts if
+        anything is."""
         lengths = np.diff(table.lists.offsets)
         keep = np.repeat(dirty, lengths)
         cells, index = table.lists.cells, table.index[keep]
@@ -234,7 +236,9 @@ class Sweep:
         found = self.intervals[pair].rows[watched[watched >= 0]]
         found["index"] = index[watched >= 0]
         counts = np.bincount(of_list[watched >= 0], minlength=np.count_nonzero(dirty))
-        return Slices.of(rows, lengths[dirty]), Slices.of(found, counts)
+        missing = cells.error[keep]
+        errors = Slices.of(missing, lengths[dirty] if missing.any() else np.zeros_like(lengths[dirty]))
+        return Slices.of(rows, lengths[dirty]), Slices.of(found, counts), errors
 
 
 def _revision(state: State, effects: Effects) -> tuple[int, int]:

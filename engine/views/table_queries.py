@@ -18,6 +18,7 @@ from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
 from engine.views.intervals import interval_rows
 from engine.views.neighbor_rows import NeighborRows, OneSide
+from engine.views.ranking import may_be_missing
 from engine.views.records import NEIGHBOR
 from engine.views.requests import NeighborsRequest, SimilarityRequest
 
@@ -65,7 +66,7 @@ class TableQueries:
             tokens = self._state.tokens
             one, other = self._marginal(up), self._marginal(down)
             table, watched = self._state.pairs[pair], self._state.watched[pair]
-            joint, product = int(table.joint((up[1], down[1]))), float(table.products[up[1], down[1]])
+            cell = table.at(np.array([up[1]]), np.array([down[1]]))
             row = watched.find(np.array([up[1]]), np.array([down[1]]))
             interval = interval_rows(watched, row, request.corpus)[0] if row[0] >= 0 else None
             if request.corpus is not None:
@@ -74,9 +75,12 @@ class TableQueries:
         if request.corpus is not None:
             tokens, n_i, n_j, joint = (int(value) for value in sums[:4])
             a, b, aa, bb, product = sums[4:].tolist()
+            error = 0
         else:
             n_i, n_j, a, b, aa, bb = one.count, other.count, one.sum, other.sum, one.sum_of_squares, other.sum_of_squares
-        counts = PairCounts(tokens, n_i, n_j, joint, a, b, aa, bb, product, float(cosine[0]))
+            joint, product = int(cell.joint[0]), float(cell.products[0])
+            error = int(may_be_missing(cell.errors, cell.joint, int(n_i), int(n_j))[0])
+        counts = PairCounts(tokens, n_i, n_j, joint, a, b, aa, bb, product, float(cosine[0]), error)
         effects = float(self._effects.ratios(pair, np.array([joint]))[0]), float(np.fmax(one.rate_effect, other.rate_effect))
         return answers.similarity(up, down, counts, effects, interval, live_snapshot(tokens), corpus=request.corpus)
 
@@ -114,7 +118,7 @@ class TableQueries:
         with self._lock:
             tokens = self._state.tokens
             own = self._marginal(feature)
-            tables = [self._rows(pair, feature[1], downstream, request.min_support) for pair in pairs]
+            tables = [self._rows(pair, feature[1], int(own.count), downstream, request.min_support) for pair in pairs]
         for pair, table in zip(pairs, tables, strict=True):
             i, j = (feature[1], table.rows["index"]) if downstream else (table.rows["index"], feature[1])
             table.rows["decoder_cosine"] = self._cosines.of_pairs(*pair, np.asarray(i), np.asarray(j))
@@ -130,19 +134,17 @@ class TableQueries:
             rank=rank,
         )
 
-    def _rows(self, pair: tuple[int, int], index: int, downstream: bool, min_support: int) -> NeighborRows:
-        """A row or column of a pair table: cells with the support only."""
+    def _rows(self, pair: tuple[int, int], index: int, count: int, downstream: bool, min_support: int) -> NeighborRows:
+        """A row or column of a pair table, of a feature that was active so often: cells with the support only."""
         table, watched = self._state.pairs[pair], self._state.watched[pair]
-        line = (index, slice(None)) if downstream else (slice(None), index)
-        halves, product = table.halves(line).astype(np.int64), table.products[line].cpu().numpy()
-        joint = halves.sum(axis=1)
-        chosen = np.flatnonzero(joint >= min_support)
+        cells = table.line(index, downstream=downstream, min_support=min_support)
+        chosen = cells.down if downstream else cells.up
         layer = pair[1 if downstream else 0]
         marginals = self._state.marginals[layer]
         by_half = marginals.by_half.cpu().numpy()[chosen]
         rows = np.empty(len(chosen), NEIGHBOR)
         rows["index"] = chosen
-        rows["joint"], rows["joint_a"], rows["product"] = joint[chosen], halves[chosen, 0], product[chosen]
+        rows["joint"], rows["joint_a"], rows["product"] = cells.joint, cells.counts[:, 0], cells.products
         rows["count"], rows["count_a"] = by_half.sum(axis=1), by_half[:, 0]
         for column in ("sum", "sum_of_squares"):
             rows[column] = getattr(marginals, column).cpu().numpy()[chosen]
@@ -152,7 +154,9 @@ class TableQueries:
         found = watched.find(*((own, chosen) if downstream else (chosen, own)))
         intervals = interval_rows(watched, found[found >= 0])
         intervals["index"] = chosen[found >= 0]
-        return NeighborRows(layer, rows, intervals, len(marginals.by_half))
+        errors = may_be_missing(cells.errors, cells.joint, count, rows["count"])
+        unlisted = int(table.unlisted(downstream)[index])
+        return NeighborRows(layer, rows, intervals, len(marginals.by_half), errors, unlisted)
 
     def _marginal(self, feature: tuple[int, int]) -> OneSide:
         layer, index = feature

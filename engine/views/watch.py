@@ -146,6 +146,6 @@ class Watch:
         rank = np.searchsorted(np.cumsum([np.count_nonzero(part >= 0) for part in by_rank]), first, side="right")
         rank //= 2 * len(best)
         i, j = np.divmod(ids, width)
-        order = np.lexsort((ids, -table.joint((i, j)), rank))
+        order = np.lexsort((ids, -table.at(i, j).joint, rank))
         i, j = i[order].astype(np.int32), j[order].astype(np.int32)
         state.watched[pair].choose(i, j, position=position, tokens=state.tokens, limit=self._share)

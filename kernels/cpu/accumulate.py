@@ -4,7 +4,7 @@
     down Csr ──▶ packed: index and value of an entry side by side (8 bytes, one stream)
 
     for each row i of the tables (an upstream feature), for each of its tokens, for each downstream entry of that token:
-        thin row   (few updates)      cell of the table += …            cells of the next token are prefetched meanwhile
+        thin row   (few updates)      cell of the table += …            cells of the tokens to come are prefetched meanwhile
         thick row  (many per cell)    cell of a row buffer += …         the buffer is added to the table row at the end
 
 Rows are independent: threads take ranges of rows, and nothing depends on how many there are. A row's sum runs over its tokens in
@@ -13,12 +13,14 @@ ascending order in float64, so the same batch gives the same bits.
 What decided the design (one shared core, Xeon with 2 MB L2, D = 24,576, L0 = 60, T = 65,536, 218 M updates on 53 M distinct cells;
 differences below some 10 % mean nothing):
 
-- The tables are far larger than any cache, so a thin row costs two cache misses per update. Straight to the table with prefetch:
-  4–5.5 ns an update; by a row buffer and a list of touched cells: 12 ns per touched cell for the write-back alone. THICK from
-  0.25 to 2 made no difference.
+- The tables are far larger than any cache, so a thin row costs a cache miss per update: one, because counts and product lie side
+  by side (`kernels.tables`). Straight to the table with prefetch: 4–5.5 ns an update with two tables, 2.3–3.7 so; by a row buffer
+  and a list of touched cells: 12 ns per touched cell for the write-back alone. THICK from 0.25 to 2 made no difference.
 - A thick row takes 2 ns an update in its buffer: count and product lie side by side in one 16-byte cell that is added to in one
   operation, and 393 kB fit in L2.
-- This code and the same in C (gcc -O3, AVX-512) take the same time, so there is no compiled extension.
+- The same loops in C are no faster, so there is no compiled extension: gcc 12 -O3 -march=native makes 155 / 252 / 314 million
+  updates a second at L0 = 20 / 60 / 120 where numba makes 231 / 395 / 541, and 245 against 241 in batches of 512 tokens (an EPYC,
+  AVX-512, D = 12,288, T = 32,768 and for L0 = 120 16,384; CPU time beside other programs).
 - A table whose columns are ordered by frequency would share the lines of the hot cells: 28 M instead of 46 M cache lines in thin
   rows, 0.70 s instead of 0.80 for the batch, and 32 instead of 51 µs a token at T = 512, where little is touched twice. Not done:
   every reader of a table would have to know the order.
@@ -29,6 +31,7 @@ differences below some 10 % mean nothing):
 
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -37,16 +40,40 @@ from torch import Tensor
 from kernels.cpu.native import add_to_cell, prefetch
 from kernels.cpu.threads import run_split, threads_for
 from kernels.csr import Csr
+from kernels.tables import side_by_side, spaced
 
 THICK = 2  # updates per cell of a row from which the buffer pays: adding it costs Dd x 1.1 ns, and saves 1.5–4 ns an update
 # Indices are unsigned throughout: a signed one may count from the end, and asking that for every access took a fifth of the time.
 ONE, TWO = np.uint64(1), np.uint64(2)
-TOKENS_AHEAD = np.uint64(4)  # tokens ahead for which the packed entries are prefetched: 4 x 480 bytes hide one trip to L3
+CELLS_AHEAD = np.uint64(2)  # tokens ahead for which cells are prefetched: one is 20 cells at L0 = 20, too few to hide a miss
+TOKENS_AHEAD = np.uint64(4)  # tokens ahead of that for which the packed entries are: 4 x 480 bytes hide one trip to L3
 WORDS_PER_LINE = np.uint64(16)
 HALF_BITS = 26  # in the buffer a token of half A counts 1 and one of half B 2^26: float64 holds both counts exactly
 MOST_TOKENS = 1 << HALF_BITS
 HALF_B = float(MOST_TOKENS)
 LEAST_PER_THREAD = 20_000  # updates: 0.1 ms, well above the 20 µs that a second thread costs
+
+
+class Cells(NamedTuple):
+    """The rows of a pair table, flat: half h of column j is at counts[row, count_step · j + first_half + h], its product at
+    products[row, product_step · j]."""
+
+    counts: np.ndarray
+    count_step: int
+    first_half: int
+    products: np.ndarray
+    product_step: int
+
+    @classmethod
+    def of(cls, counts: Tensor, products: Tensor) -> "Cells":
+        """Of int32 or int64 [Du, Dd, 2] and float64 [Du, Dd], contiguous or as `kernels.tables` makes them."""
+        height, width = products.shape
+        if not spaced(products):
+            return cls(counts.numpy().reshape(height, 2 * width), 2, 0, products.numpy(), 1)
+        both = np.lib.stride_tricks.as_strided(products.numpy(), (height, 2 * width), (16 * width, 8))
+        if side_by_side(counts, products):
+            return cls(both.view(np.int32), 4, 2, both, 2)
+        return cls(counts.numpy().reshape(height, 2 * width), 2, 0, both, 2)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -122,15 +149,17 @@ def add_rows(
     halves: np.ndarray,
     signs: bool | None,
     thick: int,
-    counts: np.ndarray,
-    products: np.ndarray,
+    width: int,
+    cells: "Cells",
 ) -> None:
-    """Adds rows first … last - 1 of counts [Du, 2 Dd], where half h of column j is at 2 j + h, and of products [Du, Dd].
+    """Adds rows first … last - 1 of a table of `width` columns.
 
     starts, columns, column_values, updates: as `turn` wrote them; offsets int32 [T + 1], indices, packed [2 nnz]: the downstream
     entries; halves uint8 [T]; signs is None when no value is negative; thick: updates from which a row goes through the buffer.
     """
-    width = products.shape[1]
+    counts, products = cells.counts, cells.products
+    count_step, first_half, product_step = np.uint64(cells.count_step), np.uint64(cells.first_half), np.uint64(cells.product_step)
+    apart = cells.first_half == 0
     buffer = np.zeros(0)
     for row in range(first, last):
         begin, end = np.uint64(starts[row]), np.uint64(starts[row + 1])
@@ -138,21 +167,23 @@ def add_rows(
             continue
         row_counts, row_products = counts[row], products[row]
         if updates[row] < thick:
-            prefetch_cells(columns[TWO * begin], offsets, indices, row_counts, row_products)
+            for column in range(begin, min(begin + CELLS_AHEAD, end)):
+                prefetch_cells(columns[TWO * column], offsets, indices, row_counts, count_step, row_products, product_step, apart)
             for column in range(begin, end):
-                if column + ONE < end:
-                    prefetch_cells(columns[TWO * (column + ONE)], offsets, indices, row_counts, row_products)
-                    prefetch_entries(column + ONE + TOKENS_AHEAD, end, columns, offsets, indices)
+                if column + CELLS_AHEAD < end:
+                    coming = columns[TWO * (column + CELLS_AHEAD)]
+                    prefetch_cells(coming, offsets, indices, row_counts, count_step, row_products, product_step, apart)
+                    prefetch_entries(column + CELLS_AHEAD + TOKENS_AHEAD, end, columns, offsets, indices)
                 token, a = columns[TWO * column], np.float64(column_values[TWO * column + ONE])
-                half = np.uint64(halves[token])
+                half = np.uint64(halves[token]) + first_half
                 for entry in range(np.uint64(offsets[token]), np.uint64(offsets[token + ONE])):
                     feature, b = indices[TWO * entry], np.float64(packed[TWO * entry + ONE])
                     if signs is None:
-                        row_counts[TWO * feature + half] += 1
-                        row_products[feature] += a * b
+                        row_counts[count_step * feature + half] += 1
+                        row_products[product_step * feature] += a * b
                     else:
-                        row_counts[TWO * feature + half] += (a > 0) & (b > 0)
-                        row_products[feature] += abs(a * b)
+                        row_counts[count_step * feature + half] += (a > 0) & (b > 0)
+                        row_products[product_step * feature] += abs(a * b)
             continue
         if len(buffer) == 0:
             buffer = np.zeros(2 * width)
@@ -166,21 +197,32 @@ def add_rows(
                     add_to_cell(buffer, feature, a * b, one)
                 else:
                     add_to_cell(buffer, feature, abs(a * b), one * ((a > 0) & (b > 0)))
-        for feature in range(width):
-            row_products[feature] += buffer[2 * feature]
-            both = np.int64(buffer[2 * feature + 1])
-            row_counts[2 * feature] += both & (MOST_TOKENS - 1)
-            row_counts[2 * feature + 1] += both >> HALF_BITS
+        for feature in range(np.uint64(width)):
+            row_products[product_step * feature] += buffer[TWO * feature]
+            both = np.int64(buffer[TWO * feature + ONE])
+            half_a = count_step * feature + first_half
+            row_counts[half_a] += both & (MOST_TOKENS - 1)
+            row_counts[half_a + ONE] += both >> HALF_BITS
         buffer[:] = 0
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def prefetch_cells(token: int, offsets: np.ndarray, indices: np.ndarray, row_counts: np.ndarray, row_products: np.ndarray) -> None:
-    """The cells of both table rows that this token will touch."""
+def prefetch_cells(
+    token: int,
+    offsets: np.ndarray,
+    indices: np.ndarray,
+    row_counts: np.ndarray,
+    count_step: np.uint64,
+    row_products: np.ndarray,
+    product_step: np.uint64,
+    apart: bool,
+) -> None:
+    """The cells of a table row that this token will touch; `apart`: its counts are elsewhere."""
     for entry in range(np.uint64(offsets[token]), np.uint64(offsets[token + ONE])):
         feature = indices[TWO * entry]
-        prefetch(row_counts, TWO * feature)
-        prefetch(row_products, feature)
+        prefetch(row_products, product_step * feature)
+        if apart:
+            prefetch(row_counts, count_step * feature)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -229,8 +271,8 @@ def accumulate(
     threads = threads_for(total, LEAST_PER_THREAD)
     bounds = [0, *(int(np.searchsorted(done, total * part // threads)) for part in range(1, threads)), height]
     entries = (starts, columns, column_values, updates, down_offsets, indices, packed, halves.numpy())
-    tables = (counts.numpy().reshape(height, 2 * width), products.numpy())
-    run_split([partial(add_rows, first, last, *entries, signs, THICK * width, *tables) for first, last in pairwise(bounds)])
+    cells = Cells.of(counts, products)
+    run_split([partial(add_rows, first, last, *entries, signs, THICK * width, width, cells) for first, last in pairwise(bounds)])
 
 
 def check_offsets(name: str, offsets: np.ndarray, entries: int) -> None:

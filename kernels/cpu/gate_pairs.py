@@ -85,6 +85,28 @@ class CandidateLists:
             self._scores,
         )
 
+    def offer_cells(self, up: np.ndarray, down: np.ndarray, joint: np.ndarray, errors: np.ndarray) -> None:
+        """Offer some cells of a table that may lack counts.
+
+        Args:
+            up, down: int32 [n], upstream and downstream features.
+            joint: int64 [n], their joint counts at least; errors: int64 [n], what may be missing of each.
+        """
+        _offer_cells(
+            up,
+            down,
+            joint,
+            errors,
+            self._up,
+            self._down,
+            self._place,
+            self._tokens,
+            self._effects,
+            self._least,
+            self._found,
+            self._scores,
+        )
+
     @property
     def ranked(self) -> Ranked:
         """The lists now."""
@@ -134,24 +156,47 @@ def _offer(first, counts, up, down, place, lanes, n, effects, least, found, scor
                 child = place[j]
                 if child < 0:
                     continue
-                n_j, n_ij = down[j], np.float64(row[np.uint64(2) * j] + row[np.uint64(2) * j + np.uint64(1)])
-                expected = n_i * n_j / n
-                spread = max(expected, 1.0)
-                away = n_ij - expected
-                if not away * away > limit * spread:
-                    continue
-                whole, b = np.int64(spread), 0
-                while whole >= 4 and b < len(effects) - 1:
-                    whole >>= 2
-                    b += 1
-                deff = effects[b]
-                z = away / np.sqrt(deff * spread)
-                if not abs(z) > least:
-                    continue
-                _keep(found, scores, _SIGNIFICANCE, child, i, abs(z))
-                if z > 0:
-                    _keep(found, scores, _NECESSITY, child, i, n_ij / max(n_j, 1.0) - n_i / n)
-                    if n_ij / n_i - n_j / n > scores[_SUFFICIENCY, child, -1]:  # the lower end is below the estimate
-                        _keep(found, scores, _SUFFICIENCY, child, i, _wilson_lower(n_ij / deff, n_i / deff) - n_j / n)
-                else:
-                    _keep(found, scores, _INHIBITION, child, i, -z)
+                n_ij = np.float64(row[np.uint64(2) * j] + row[np.uint64(2) * j + np.uint64(1)])
+                _score(i, child, n_i, down[j], n_ij, n, effects, least, found, scores)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _score(i, child, n_i, n_j, n_ij, n, effects, least, found, scores):
+    """Offer a cell to the lists of its child."""
+    expected = n_i * n_j / n
+    spread = max(expected, 1.0)
+    away = n_ij - expected
+    if not away * away > least * least * (1.0 - 1e-9) * spread:  # the quick look rounds otherwise
+        return
+    whole, b = np.int64(spread), 0
+    while whole >= 4 and b < len(effects) - 1:
+        whole >>= 2
+        b += 1
+    deff = effects[b]
+    z = away / np.sqrt(deff * spread)
+    if not abs(z) > least:
+        return
+    _keep(found, scores, _SIGNIFICANCE, child, i, abs(z))
+    if z > 0:
+        _keep(found, scores, _NECESSITY, child, i, n_ij / max(n_j, 1.0) - n_i / n)
+        if n_ij / n_i - n_j / n > scores[_SUFFICIENCY, child, -1]:  # the lower end is below the estimate
+            _keep(found, scores, _SUFFICIENCY, child, i, _wilson_lower(n_ij / deff, n_i / deff) - n_j / n)
+    else:
+        _keep(found, scores, _INHIBITION, child, i, -z)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _offer_cells(up_of, down_of, joint, errors, up, down, place, n, effects, least, found, scores):
+    for cell in range(len(joint)):
+        i, j = np.int64(up_of[cell]), np.int64(down_of[cell])
+        child, n_i, n_j = place[j], up[i], down[j]
+        if child < 0 or n_i == 0.0:
+            continue
+        fewest = np.float64(joint[cell])
+        most = min(fewest + np.float64(errors[cell]), n_i, n_j)
+        expected = n_i * n_j / n
+        # By what is sure: more than expected even so, or fewer than expected even with all that may be missing.
+        if fewest > expected:
+            _score(i, child, n_i, n_j, fewest, n, effects, least, found, scores)
+        elif most < expected:
+            _score(i, child, n_i, n_j, most, n, effects, least, found, scores)

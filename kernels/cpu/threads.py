@@ -5,6 +5,7 @@ The compiled kernels release the GIL, so plain Python threads do. numba's own `p
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +15,14 @@ import torch
 
 Result = TypeVar("Result")
 
-_pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="kernel")
+_here = threading.local()  # `worker` is there on the threads of the pool
+
+
+def _begin() -> None:
+    _here.worker = True
+
+
+_pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="kernel", initializer=_begin)
 
 
 def threads_for(work: int, least: int) -> int:
@@ -34,7 +42,10 @@ def _run_all(calls: Sequence[Callable[[], Result]]) -> list[Result]:
 
 
 def run_split(parts: list[Callable[[], Result]]) -> list[Result]:
-    """Runs the parts at the same time, the first on the calling thread; results in the order of the parts."""
+    """Runs the parts at the same time, the first on the calling thread; results in the order of the parts. A part that calls this
+    again on a thread of the pool runs its own parts one after the other: waiting there for the pool could be for ever."""
+    if hasattr(_here, "worker"):
+        return [part() for part in parts]
     others = [_pool.submit(part) for part in parts[1:]]
     first = parts[0]()
     return [first, *(other.result() for other in others)]

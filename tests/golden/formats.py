@@ -22,7 +22,8 @@ import torch
 
 from engine import calibration
 from engine.calibration import FrozenThresholds
-from engine.corpus import inbox, segment_file
+from engine.corpus import manifest as receipt
+from engine.corpus import segment_file
 from engine.corpus.builder import ActivationBuilder, TokenBuilder
 from engine.corpus.inbox import Inbox, Manifest
 from engine.corpus.segment import LayerActivations, Segment
@@ -201,7 +202,7 @@ FORMATS = [
     segment_format("segment-tokens", tokens),
     segment_format("segment-activations", activations),
     Format("checkpoint", checkpoint.VERSION, make_checkpoint, read_checkpoint),
-    Format("receipt", inbox.VERSION, make_receipt, read_receipt),
+    Format("receipt", receipt.VERSION, make_receipt, read_receipt),
     Format("pins", watch.VERSION, make_pins, read_pins),
     Format("thresholds", calibration.VERSION, make_thresholds, lambda path: FrozenThresholds.load(path, RUN)),
 ]

@@ -50,7 +50,7 @@ function list(title, answer, measure, scale, links) {
       element("a", { href: links(neighbor.feature), "data-feature": neighbor.feature }, neighbor.feature),
       intervalBar(neighbor, scale, measureName(measure)),
       element("span", { class: "value" }, estimate(neighbor.estimate)),
-      element("span", { class: "support", title: "tokens on which both are active" }, count(neighbor.counts.joint)),
+      element("span", { class: "support", title: "tokens on which both are active" }, jointCount(neighbor.counts)),
       at < certain
         ? element(
             "span",
@@ -126,4 +126,9 @@ function table(answer) {
       ];
     }),
   };
+}
+
+// A bounded table may lack some: "1,234 (+5)".
+function jointCount(counts) {
+  return counts.count_error ? `${count(counts.joint)} (+${count(counts.count_error)})` : count(counts.joint);
 }
