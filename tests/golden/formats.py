@@ -27,12 +27,12 @@ from engine.corpus import segment_file
 from engine.corpus.builder import ActivationBuilder, TokenBuilder
 from engine.corpus.inbox import Inbox, Manifest
 from engine.corpus.segment import LayerActivations, Segment
-from engine.counts import checkpoint, table_file
+from engine.counts import bounded_file, checkpoint, table_file
 from engine.counts.checkpoint import Checkpoints, Cursor
 from engine.counts.part import FramedPart, StatePart
-from engine.counts.shape import RunShape
+from engine.counts.shape import RowSlots, RunShape
 from engine.counts.state import State
-from engine.errors import DamagedFile
+from engine.errors import DamagedFile, DroppedSegment
 from engine.views import watch
 from engine.views.watch import Watch
 from tests.corpus_rig import lines, upload
@@ -41,6 +41,7 @@ from tests.counts_stream import add, contents, documents, zero
 GOLDEN = Path(__file__).parent
 SHAPE = RunShape.of((5, 3), [(0, 1)], 0.25, gate_candidates=2)
 STREAM = documents(seed=4, lengths=(4, 1, 0, 6), dictionaries=SHAPE.dictionaries)
+TABLES = {"pairs": table_file.VERSION, "bounded_pairs": bounded_file.VERSION}
 RUN = {"weights": "sha256:12", "threshold": "0.25"}
 
 
@@ -90,15 +91,16 @@ def plain(value: Any) -> Any:
 
 def part_format(kind: type[StatePart]) -> Format:
     """The format of a part of the state, at its first place."""
-    place = kind.places(SHAPE)[0]
+    shape = SHAPE if kind.places(SHAPE) else SHAPE.with_bounded({(0, 1): RowSlots(3, 3)})
+    place = kind.places(shape)[0]
 
     def make(path: Path) -> None:
-        part = zero(kind, SHAPE, place)
+        part = zero(kind, shape, place)
         add(part, STREAM)
         part.save(path)
 
-    version = kind.version if issubclass(kind, FramedPart) else table_file.VERSION
-    return Format(kind.kind, version, make, lambda path: contents(kind.load(SHAPE, place, path)))
+    version = kind.version if issubclass(kind, FramedPart) else TABLES[kind.kind]
+    return Format(kind.kind, version, make, lambda path: contents(kind.load(shape, place, path)))
 
 
 def tokens() -> Segment:
@@ -140,6 +142,22 @@ def segment_format(name: str, sealed: Callable[[], Segment]) -> Format:
             return {"header": header, "segment": segment_file.read_segment(Path(folder), number)}
 
     return Format(name, segment_file.VERSION, make, read)
+
+
+def make_dropped(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        segment_file.drop_content(Path(folder), segment_file.write_segment(Path(folder), activations()))
+        shutil.copy(segment_file.segment_path(Path(folder), 0), path)
+
+
+def read_dropped(path: Path) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(path, segment_file.segment_path(Path(folder), 0))
+        header = segment_file.read_segment_header(Path(folder), 0)
+        try:
+            return {"header": header, "segment": segment_file.read_segment(Path(folder), 0)}
+        except DroppedSegment:
+            return {"header": header}
 
 
 def make_checkpoint(path: Path) -> None:
@@ -201,6 +219,7 @@ FORMATS = [
     *(part_format(kind) for _, kind in sorted(StatePart.registered.items())),
     segment_format("segment-tokens", tokens),
     segment_format("segment-activations", activations),
+    Format("segment-dropped", segment_file.HEADER_ALONE, make_dropped, read_dropped),
     Format("checkpoint", checkpoint.VERSION, make_checkpoint, read_checkpoint),
     Format("receipt", receipt.VERSION, make_receipt, read_receipt),
     Format("pins", watch.VERSION, make_pins, read_pins),
