@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARGS ?=
 
-.PHONY: install run test lint format bench plots screenshots browser clean
+.PHONY: install run test lint format bench faults plots screenshots browser clean
 .DEFAULT_GOAL := run
 
 install: $(STAMP)
@@ -43,6 +43,11 @@ format: install
 # Some 50 minutes on two idle cores, 16 GB free; ARGS=--quick sees in two that all of it works.
 bench: install browser
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# 300 kills, damaged files, failing disks, jumping clocks: half an hour. The table in the README is made of its rows.
+faults: install
+	$(BIN)/python -m benchmarks.faults $(ARGS)
+	$(BIN)/python -m benchmarks.faults --readme
 
 # The README's pictures and table, from the rows of benchmarks/results.
 plots: install browser

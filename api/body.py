@@ -83,7 +83,7 @@ class Body:
         """Read everything into the inbox; durable when this returns.
 
         Raises:
-            BadInput, TooLarge, Conflict, StorageFull: the body is refused; nothing of it is left.
+            BadInput, TooLarge, Conflict, StorageFault: the body is refused; nothing of it is left.
             ClientGone: the connection ended first; nothing is left.
         """
         with receiving:

@@ -50,7 +50,7 @@ async def accept(
     """Take a body into the inbox and answer for it: 202, or 200 when the same key came with the same content before.
 
     Raises:
-        BadInput, BadValue, TooLarge, Conflict, Busy, TooMany, StorageFull: refused; nothing of it is left.
+        BadInput, BadValue, TooLarge, Conflict, Busy, TooMany, StorageFault: refused; nothing of it is left.
     """
     if wait not in WAITS:
         raise BadValue(f"wait = {wait!r}: it must be one of {', '.join(WAITS)}")

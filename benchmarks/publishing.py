@@ -42,7 +42,7 @@ BASELINE = "a plain pipeline of as many bytes"
 def counted(stream: Sequence[Csr], shape: Shape, tokens: int, segment_tokens: int, folder: Path) -> tuple[State, Effects]:
     """The state of a stream's first segments, with watched pairs and design effects."""
     state = State.zero([shape.features] * shape.layers)
-    watch, effects = Watch(folder / "watch.json", 100_000, state.shape.pairs), Effects(state.shape.dictionaries)
+    watch, effects = Watch(folder / "watch", 100_000, state.shape.pairs), Effects(state.shape.dictionaries)
     for first in range(0, tokens, segment_tokens):
         count(state, segment(stream, first, segment_tokens, min(segment_tokens, 8 * MICRO_BATCH)))
         watch.choose(state, state.tokens)

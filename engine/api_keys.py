@@ -121,7 +121,7 @@ class KeyFile:
 
         Raises:
             BadInput: a name that is not 1–64 of letters, digits, dot, dash, underscore. Conflict: there is one of that name.
-            StorageFull, OSError: nothing was written.
+            StorageFault: nothing was written.
         """
         if not _NAME.fullmatch(name) or name == FROM_SETTINGS:
             raise BadInput(f"key name {name!r}: it must be 1 to 64 letters, digits, dots, dashes or underscores")

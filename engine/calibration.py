@@ -11,6 +11,7 @@ engine that is killed meanwhile begins at the first segment again and stops at t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ import torch
 
 from engine import durable
 from engine.counts.checkpoint import require_same_run
-from engine.errors import DamagedFile
+from engine.errors import DamagedFile, UnknownVersion
 from engine.views.records import CalibrationStatus
 
 if TYPE_CHECKING:
     from engine.corpus.segment import Segment
     from engine.encoder.batch import SparseBatch
+
+log = logging.getLogger(__name__)
 
 MAGIC = b"SAESTHRS"
 VERSION = 1
@@ -125,7 +128,7 @@ class FrozenThresholds:
         """Write the file durably.
 
         Raises:
-            StorageFull, OSError: as `durable.write_file`.
+            StorageFault: as `durable.write_file`.
         """
         layers = len(self.maxima)
         header = _Header(dict(fingerprint), self.ratio, self.calibration_tokens, self.tokens, self.segments, layers)
@@ -135,20 +138,21 @@ class FrozenThresholds:
 
     @classmethod
     def load(cls, path: Path, fingerprint: Mapping[str, str]) -> Self | None:
-        """Read it back; None where no calibration has ended yet.
+        """Read it back; None where no calibration has ended yet. A damaged file is none: the same log calibrates the run again.
 
         Raises:
-            OtherRun: it belongs to a run with another fingerprint.
-            DamagedFile: it is not what `save` wrote. Without the file the run calibrates again, from the same log.
+            OtherRun: it belongs to a run with another fingerprint. UnknownVersion: a whole file of another format.
         """
         try:
             raw, arrays = durable.read_framed(path, MAGIC, {VERSION})
+            header = msgspec.convert(raw, _Header)
         except FileNotFoundError:
             return None
-        try:
-            header = msgspec.convert(raw, _Header)
-        except msgspec.ValidationError as error:
-            raise DamagedFile(f"{path} does not hold thresholds of this version: {error}") from error
+        except UnknownVersion:
+            raise
+        except (DamagedFile, msgspec.ValidationError) as error:
+            log.warning("%s does not hold thresholds, the run calibrates again: %s", path, error)
+            return None
         require_same_run(path, header.fingerprint, fingerprint)
         maxima, thresholds = (tuple(arrays[f"{name}-{at}"] for at in range(header.layers)) for name in ("maximum", "threshold"))
         return cls(header.ratio, header.calibration_tokens, header.tokens, header.segments, maxima, thresholds)

@@ -26,7 +26,7 @@ from engine.counts.ledger import Ledger
 from engine.counts.shape import RunShape
 from engine.counts.state import State
 from engine.encoder.description import RunDescription
-from engine.errors import StorageFull
+from engine.errors import StorageFault
 from engine.loop import Encoder
 from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
@@ -100,7 +100,7 @@ class CalibrationPass:
         while not self.stop.is_set():
             try:
                 frozen.save(self.path, self.fingerprint)
-            except StorageFull as error:
+            except StorageFault as error:
                 log.error("the thresholds were not saved: %s", error.message)
                 self.storage_problem = error.message
                 self.beat("calibrating")

@@ -7,8 +7,17 @@ What is synced, and when:
 3. it is renamed onto its name, which is atomic: a crash leaves the old state or the new one;
 4. the folder is fsynced: the name is on the disk before anybody is told about it.
 
-A crash in 1–3 leaves a `.partial` file, which every reader ignores and `remove_partial` deletes at the next start. All four steps
-go through `disk`, one object per process, so that a test can replace it by a disk that fills up.
+Why in that order: a disk may write what it was given in any order, and a kill or a power cut may come between any two steps. A name
+that came to the disk before its bytes would be an empty file that looks whole; an answer before the name would be a promise about a
+file that is gone. A kill alone loses nothing that was written (the kernel has it): the syncs are for the power cut. What a process
+*finds* by name at its start may have been renamed by one that was killed before step 4, so whoever goes on from a folder syncs it
+first (`CorpusLog`, `Inbox`, `make_folders`).
+
+A sync that failed is never tried again on the same file: Linux marks its pages clean, and a second sync would succeed without the
+bytes. The file is thrown away and written anew from memory.
+
+A crash in 1–3 leaves a `.partial` file, which every reader ignores and `remove_partial` deletes at the next start. Every step goes
+through `disk`, one object per process: the seam at which tests fill the disk up, break it, or end the process.
 
 Binary files of ours are *framed* (little-endian throughout):
 
@@ -17,23 +26,31 @@ Binary files of ours are *framed* (little-endian throughout):
     u32 crc32 of all before
 
 A file says what it is before anything in it is believed, its header can be read alone, and damage is named instead of counted.
+The layout of the head, up to its checksum, is that of every version: a version is believed, and refused when it is not known, only
+where the checksum says that it was written so. A *record* is a small frame without arrays that lies in its file twice: what nothing
+else could bring back survives a flipped bit or a lost end.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
+import shutil
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 import numpy as np
 
-from engine.errors import DamagedFile, StorageFull
+from engine.errors import DamagedFile, StorageFault, StorageFull, UnknownVersion
+
+log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 ALIGNMENT = 64  # a cache line; numpy needs 8
@@ -43,7 +60,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Disk:
-    """The five things that can go wrong with a disk. Tests put a failing one in `durable.disk`."""
+    """The steps in which files are written, each of which can fail or be the last. Tests put another one in `durable.disk`."""
 
     def create(self, path: Path) -> IO[bytes]:
         """Open a new file for writing, unbuffered; its name must not exist."""
@@ -68,16 +85,48 @@ class Disk:
         finally:
             os.close(descriptor)
 
+    def make_folder(self, path: Path) -> None:
+        os.mkdir(path)
+
+    def remove(self, path: Path) -> None:
+        os.unlink(path)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove a folder and what is in it."""
+        shutil.rmtree(path)
+
 
 disk = Disk()
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder, and those above it that are missing; its name is on the disk when this returns, whoever made it.
+
+    Raises:
+        StorageFault: it can't be made.
+    """
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+        for folder in reversed(missing):
+            try:
+                disk.make_folder(folder)
+            except FileExistsError:
+                continue  # another process of ours was quicker
+        for folder in missing or [path]:
+            disk.sync_folder(folder.parent)
+    except PermissionError as error:
+        if not path.is_dir():
+            raise storage_error(error, path) from error
+        log.warning("%s can't be synced (%s): a power cut could take its newest entries", path.parent, error.strerror)
+    except OSError as error:
+        raise storage_error(error, path) from error
 
 
 class PendingFile:
     """A file under its temporary name: `write` chunks, then `commit` (it exists, whole and synced) or `abort` (it never did).
 
     Raises:
-        StorageFull: the disk or the quota is full; the temporary file is gone by then.
-        OSError: any other fault of the disk; the temporary file is gone by then too.
+        StorageFault: the disk failed (`StorageFull`: it or the quota is full); the temporary file is gone by then.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,24 +165,25 @@ class PendingFile:
             self._file = None
             self._temporary.unlink(missing_ok=True)
 
-    def _failed(self, error: OSError) -> Exception:
+    def _failed(self, error: OSError) -> StorageFault:
         self.abort()
         return storage_error(error, self.path)
 
 
-def storage_error(error: OSError, path: Path) -> Exception:
-    """`StorageFull` for a full disk or quota, the error itself for anything else."""
+def storage_error(error: OSError, path: Path) -> StorageFault:
+    """What a failed step becomes: `StorageFull` for a full disk or quota, `StorageFault` for anything else."""
+    what = f"cannot write {path}: {error.strerror or error}"
     if error.errno in _FULL:
-        return StorageFull(f"cannot write {path}: {os.strerror(error.errno or 0)}; free some space, what is stored already is safe")
-    return error
+        return StorageFull(f"{what}; free some space, what is stored already is safe")
+    return StorageFault(f"{what}; look after the disk, what is stored already is safe")
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
     """Write a whole file durably (see the module's text) and return its length in bytes.
 
     Raises:
-        StorageFull: the disk or the quota is full; an older file of this name is untouched.
-        OSError: any other fault; an older file of this name is untouched, unless only the folder's last sync failed.
+        StorageFault: the disk failed, or is full (`StorageFull`); an older file of this name is untouched, unless only the folder's
+            last sync failed.
     """
     pending = PendingFile(path)
     try:
@@ -153,6 +203,17 @@ def remove_partial(folder: Path) -> int:
     return len(left)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around the reading of a file of ours: what the disk can't give back (EIO) is damage. Raises DamagedFile."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise DamagedFile(f"{path} can't be read: {error.strerror}") from error
+
+
 def write_framed(path: Path, magic: bytes, version: int, header: Any, arrays: Mapping[str, np.ndarray]) -> int:
     """Write a framed file durably and return its length in bytes.
 
@@ -163,9 +224,36 @@ def write_framed(path: Path, magic: bytes, version: int, header: Any, arrays: Ma
         arrays: by name; any shape, numeric or bool dtype; stored C-contiguous and little-endian.
 
     Raises:
-        StorageFull, OSError: as `write_file`.
+        StorageFault: as `write_file`.
     """
     return write_file(path, framed_chunks(magic, version, header, arrays))
+
+
+def write_record(path: Path, magic: bytes, version: int, header: Any) -> int:
+    """Write a record durably and return its length in bytes; arguments and errors as `write_framed`."""
+    frame = b"".join(framed_chunks(magic, version, header, {}))
+    return write_file(path, [frame, frame])
+
+
+def read_record(path: Path, magic: bytes, versions: Collection[int]) -> dict[str, Any]:
+    """The header of a record; a warning where one of its copies is damaged.
+
+    Raises:
+        DamagedFile: both are. UnknownVersion. FileNotFoundError.
+    """
+    with reading(path):
+        data = memoryview(path.read_bytes())
+    try:
+        return _head(path, data, magic, versions)[0]["header"]
+    except UnknownVersion:
+        raise
+    except DamagedFile as first:
+        try:
+            header = _head(path, data[len(data) // 2 :], magic, versions)[0]["header"]
+        except DamagedFile:
+            raise first from None
+        log.warning("%s; its second copy is whole", first.message)
+        return header
 
 
 def framed_chunks(magic: bytes, version: int, header: Any, arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
@@ -196,10 +284,11 @@ def read_framed(path: Path, magic: bytes, versions: Collection[int]) -> tuple[di
     """Read a framed file whole: header and arrays by name (writable views into one buffer).
 
     Raises:
-        DamagedFile: another magic, an unknown version, a wrong length or checksum; says what was found and what was expected.
+        DamagedFile: another magic, a wrong length or checksum; says what was found and what was expected.
+        UnknownVersion: a whole file of a version that is not among `versions`.
         FileNotFoundError: no such file.
     """
-    with open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         content = bytearray(os.fstat(file.fileno()).st_size)
         length = file.readinto(content)
     data = memoryview(content)[:length]
@@ -220,7 +309,7 @@ def read_framed(path: Path, magic: bytes, versions: Collection[int]) -> tuple[di
 
 def read_framed_header(path: Path, magic: bytes, versions: Collection[int]) -> dict[str, Any]:
     """The header of a framed file alone, protected by its own checksum; the arrays are not read. Raises as `read_framed`."""
-    with open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         data = file.read(_PREAMBLE.size)
         if len(data) == _PREAMBLE.size:
             length = min(_PREAMBLE.unpack(data)[2], os.fstat(file.fileno()).st_size)
@@ -235,15 +324,15 @@ def _head(path: Path, data: memoryview, magic: bytes, versions: Collection[int])
     found_magic, version, length = _PREAMBLE.unpack(data[: _PREAMBLE.size])
     if found_magic != magic:
         raise DamagedFile(f"{path} is not a {_name(magic)} file: it starts with {found_magic!r}, expected {magic!r}")
-    if version not in versions:
-        known = ", ".join(str(known) for known in sorted(versions))
-        raise DamagedFile(f"{path} has format version {version}; this saestream reads {known}")
     end = _PREAMBLE.size + length
     if len(data) < end + _CRC.size:
         raise DamagedFile(f"{path} is cut off: {len(data)} bytes, its header alone needs {end + _CRC.size}")
     found, expected = zlib.crc32(data[:end]), _CRC.unpack(data[end : end + _CRC.size])[0]
     if found != expected:
         raise DamagedFile(f"{path} has a damaged header: checksum {found:08x}, {expected:08x} was written")
+    if version not in versions:
+        known = ", ".join(str(known) for known in sorted(versions))
+        raise UnknownVersion(f"{path} has format version {version}; this saestream reads {known}")
     return msgspec.msgpack.decode(data[_PREAMBLE.size : end]), end + _CRC.size
 
 

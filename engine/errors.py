@@ -120,18 +120,30 @@ class NotReady(SaestreamError):
     retry_after = 2
 
 
-class StorageFull(SaestreamError):
-    """The disk under the data directory is full; nothing already stored is lost."""
+class StorageFault(SaestreamError):
+    """The disk under the data directory can't be written to; nothing already stored is lost."""
 
     status = 507
-    title = "Storage full"
+    title = "Storage fault"
     retry_after = 30
 
 
+class StorageFull(StorageFault):
+    """It is full."""
+
+    title = "Storage full"
+
+
 class DamagedFile(SaestreamError):
-    """A file of ours whose magic, version or checksum is not what it must be."""
+    """A file of ours whose magic or checksum is not what it must be."""
 
     title = "Damaged file"
+
+
+class UnknownVersion(DamagedFile):
+    """A whole file of ours whose format this program does not know: one that was written by another version of it."""
+
+    title = "Unknown format version"
 
 
 class DroppedSegment(DamagedFile):

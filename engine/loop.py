@@ -33,10 +33,11 @@ from engine.counts.state import State
 from engine.encoder.batch import SparseBatch
 from engine.encoder.description import RunDescription
 from engine.encoder.encoded import Encoded
-from engine.errors import NotReady, StorageFull
+from engine.errors import NotReady, StorageFault
 from engine.figures import Gauges
 from engine.logs import about
 from engine.pace import MicroBatchSize, Rate
+from engine.recovery import CONVERGENCE, LOG, Replay
 from engine.uploads import Uploads
 from engine.views.contexts import Found, encode_windows
 from engine.views.convergence import Convergence
@@ -86,13 +87,13 @@ class Loop:
     calibration: CalibrationStatus | None = None
     rate: Rate = field(default_factory=Rate)
     storage_problem: str | None = None
+    replay: Replay | None = None
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
     gauges: Gauges = field(init=False)
     _beat_at: float = 0.0
     _caught_up_at: float = 0.0
     _began: float = 0.0  # the segment being counted
-    _standing: int = 0
 
     def __post_init__(self) -> None:
         self.gauges = Gauges(self.corpus, self.ingest, self.live, self.state)
@@ -103,7 +104,7 @@ class Loop:
         Raises:
             Whatever ended the ingest thread: an engine that gets no text any more must not look healthy.
         """
-        self._standing = self.publisher.standing_tokens()
+        self.replay = Replay(self.state.tokens, self.publisher.standing_tokens(), self.corpus.last + 1)
         self.live.pins = PinQueries(self.description, self.state, self.lock, self.watch, self.next_segment)
         self.ingest.start()
         self.live.start()
@@ -163,7 +164,7 @@ class Loop:
             clusters = self.state.end_segment(self.batches, segment.pieces, segment.piece_positions)
             self.cursor = Cursor(segment.number + 1, 0)
         self.batches = []
-        self.uploads.passed([segment])
+        self.uploads.passed(segment.number)
         self.ingest.consumed(segment.number)
         self.tell(segment)
         self.answer()
@@ -197,16 +198,20 @@ class Loop:
         Raises:
             NotReady: readers have seen more than is counted again by now, and may have chosen their pairs by it.
         """
-        if self.state.tokens < self._standing:
+        if self.recovering():
             raise NotReady("the engine counts again what it had counted when it was stopped: ask again when it is past that")
         if self.cursor.units:
             return NextSegment(self.cursor.segment + 1, None)
         return NextSegment(self.cursor.segment, self.state.tokens)
 
+    def recovering(self) -> bool:
+        """Whether less is counted than was before the engine was stopped."""
+        return self.replay is not None and self.replay.goes_on(self.state.tokens, self.cursor)
+
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
         self.answer()
-        recovering = self.state.tokens < self._standing  # readers have seen more: show them nothing older
+        recovering = self.recovering()
         if self.publisher.due() and not recovering:
             self.publish("counting")
             self.answer()
@@ -217,7 +222,12 @@ class Loop:
 
     def idle(self) -> None:
         """Nothing to count: publish what was counted last, save it, and wait for text or a question."""
-        if self.publisher.due(idle=True):
+        if self.recovering() and not self.uploads.all_sealed():  # a part of the log was lost and is not sealed again yet
+            if time.monotonic() >= self._beat_at:
+                self.beat("recovering")
+        elif self.publisher.due(idle=True):
+            if self.replay is not None:
+                self.replay.end(self.state.tokens)
             self.publish("idle")
         if self.checkpoints.due():
             self.save()
@@ -240,7 +250,7 @@ class Loop:
         self._beat_at = time.monotonic() + _BEAT_SECONDS
 
     def save(self) -> None:
-        """Save a checkpoint, unless the last one holds the same. A full disk is reported and tried again: the log has it all.
+        """Save a checkpoint, unless the last one holds the same. A disk that fails is told and tried again: the log has it all.
 
         Where counted text is to be dropped, what both kept checkpoints have counted may go: then the same is saved once more.
         """
@@ -248,12 +258,13 @@ class Loop:
         saved = last is not None and last.cursor == self.cursor
         try:
             if not saved or (self.retention.short() and checkpoints.needed_from() < self.cursor.segment):
-                checkpoints.save(self.state, self.cursor, self.fingerprint, self.convergence.save())
+                extras = {CONVERGENCE: self.convergence.save(), LOG: self.uploads.counted.pack()}
+                checkpoints.save(self.state, self.cursor, self.fingerprint, extras)
             self.retention.make_room(checkpoints.needed_from())
             self.storage_problem = None
             if (last := self.checkpoints.last) is not None:
                 log.info("checkpoint saved: %d tokens in %.2f s", last.tokens, last.seconds)
-        except StorageFull as error:
+        except StorageFault as error:
             log.error("no checkpoint was saved: %s", error.message)
             self.storage_problem = error.message
 

@@ -28,12 +28,12 @@ from engine.calibration import Calibration, FrozenThresholds
 from engine.calibration_pass import CalibrationPass
 from engine.corpus.inbox import Inbox
 from engine.corpus.ingest import Ingest
-from engine.corpus.log import CorpusLog
+from engine.corpus.log import CorpusLog, LogIndex
 from engine.corpus.quota import Quota
 from engine.corpus.retention import Retention
 from engine.corpus.tokenizer import DocumentTokenizer
 from engine.counts import budget
-from engine.counts.checkpoint import Checkpoints, Cursor, require_same_run
+from engine.counts.checkpoint import Checkpoints, require_same_run
 from engine.counts.shape import RunShape
 from engine.counts.state import State
 from engine.encoder.decoder_file import DECODERS, write_decoders
@@ -44,6 +44,7 @@ from engine.encoder.tokenizer_file import TOKENIZER, write_tokenizer
 from engine.errors import AlreadyRunning, DamagedFile, DoesNotFit, OtherRun, SaestreamError
 from engine.loop import Loop
 from engine.pace import MicroBatchSize
+from engine.recovery import recover
 from engine.settings import Settings
 from engine.supervisor import REFUSED, SETTINGS_VARIABLE, lock
 from engine.uploads import Uploads
@@ -100,6 +101,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     Raises:
         DoesNotFit, OtherRun, DamagedFile: this run is impossible; the message says why.
     """
+    durable.make_folders(settings.data_dir)
     epoch = int(time.time() * 1000)
     torch.set_num_threads(settings.threads)
     encoder = load_encoder(settings)
@@ -114,12 +116,12 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     shape = budget.fit(shape, settings.memory_budget)
     log.info("%s", budget.describe(shape))
     run = fingerprint(description, shape, settings)
-    describe_run(settings.data_dir / "run.json", description, run)
+    checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
+    describe_run(settings.data_dir / "run.json", description, run, checkpoints.fingerprint())
     if isinstance(encoder, ModelEncoder):
         write_decoders(settings.data_dir / DECODERS, encoder.saes, description.fingerprint)
         write_tokenizer(settings.data_dir / TOKENIZER, encoder.tokenizer)
-    inbox, corpus = Inbox(settings.data_dir / "inbox"), CorpusLog(settings.data_dir / "log")
-    uploads = Uploads(inbox, corpus)
+    inbox, log_root = Inbox(settings.data_dir / "inbox"), settings.data_dir / "log"
     cosines = DecoderCosines(encoder.decoder_directions if isinstance(encoder, ModelEncoder) else None, shape.pairs)
     effects = Effects(shape.dictionaries)
     publisher = Publisher(settings, description, epoch, cosines, effects)
@@ -128,7 +130,6 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     new_ingest = partial(
         Ingest,
         inbox,
-        corpus,
         tokenizer=None if tokenizer is None else DocumentTokenizer(tokenizer),
         content=description.content_size,
         dictionaries=description.dictionaries,
@@ -138,21 +139,24 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     frozen = None
     if settings.threshold.kind == "relative":
         path = settings.data_dir / "thresholds"
-        calibration_pass = CalibrationPass(
-            calibration=Calibration(shape.dictionaries, settings.calibration_tokens, settings.device),
-            path=path,
-            encoder=encoder,
-            description=description,
-            fingerprint=run,
-            shape=shape,
-            corpus=corpus,
-            ingest=new_ingest(consumed=-1),
-            uploads=uploads,
-            publisher=publisher,
-            micro_batch=micro_batch,
-            stop=stop,
-        )
-        frozen = FrozenThresholds.load(path, run) or calibration_pass.run()
+        frozen = FrozenThresholds.load(path, run)
+        if frozen is None:
+            corpus = CorpusLog(log_root)
+            calibration_pass = CalibrationPass(
+                calibration=Calibration(shape.dictionaries, settings.calibration_tokens, settings.device),
+                path=path,
+                encoder=encoder,
+                description=description,
+                fingerprint=run,
+                shape=shape,
+                corpus=corpus,
+                ingest=new_ingest(corpus=corpus, consumed=-1),
+                uploads=Uploads(inbox, corpus, LogIndex()),
+                publisher=publisher,
+                micro_batch=micro_batch,
+                stop=stop,
+            )
+            frozen = calibration_pass.run()
         if frozen is None:
             return None
         shape = RunShape.of(
@@ -160,14 +164,10 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         ).with_bounded(shape.bounded)
     if isinstance(encoder, ModelEncoder):
         encoder.project_errors(shape.pairs)
-    checkpoints = Checkpoints(settings.data_dir / "checkpoints", settings.checkpoint_interval)
-    loaded = checkpoints.latest(run, settings.device, shape.bounded)
-    if loaded and not loaded.state.shape.same_counts_as(shape):
+    found = recover(checkpoints, log_root, run, settings.device, shape.bounded)
+    if found.state and not found.state.shape.same_counts_as(shape):
         raise DamagedFile(f"{checkpoints.root} was counted with other thresholds than {settings.data_dir / 'thresholds'} holds")
-    state, cursor = (loaded.state, loaded.cursor) if loaded else (State.of_shape(shape), Cursor(0, 0))
-    if cursor.segment > corpus.last + 1:
-        raise DamagedFile(f"{corpus.root} ends at segment {corpus.last}, the checkpoint has counted up to segment {cursor.segment}")
-    uploads.passed(range(cursor.segment))
+    state, corpus = found.state or State.of_shape(shape), found.corpus
     if state.tokens:
         effects.update(state)
     guard = threading.Lock()
@@ -175,23 +175,22 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     if tokenizer is not None and description.content_size is not None:
         texts, content = DocumentTokenizer(tokenizer), description.content_size
         live.prompts = PromptQueries(state, encoder, content, texts, decoder(tokenizer), cosines, effects, micro_batch.fit)
-    log.info("ready: %d tokens counted, %d in the log", state.tokens, corpus.sealed_tokens)
     return Loop(
         encoder=encoder,
         description=description,
         fingerprint=run,
         corpus=corpus,
-        ingest=new_ingest(consumed=cursor.segment - 1),
-        uploads=uploads,
+        ingest=new_ingest(corpus=corpus, consumed=found.cursor.segment - 1),
+        uploads=Uploads(inbox, corpus, found.counted),
         state=state,
-        cursor=cursor,
+        cursor=found.cursor,
         checkpoints=checkpoints,
         retention=Retention(Quota.of(settings), inbox, corpus, settings.retention == "drop"),
         publisher=publisher,
         live=live,
         effects=effects,
-        watch=Watch(settings.data_dir / "watch.json", settings.watched_pairs, shape.pairs),
-        convergence=Convergence.load(loaded.extra) if loaded else Convergence(shape.pairs),
+        watch=Watch(settings.data_dir / "watch", settings.watched_pairs, shape.pairs),
+        convergence=Convergence.load(found.convergence) if found.convergence else Convergence(shape.pairs),
         lock=guard,
         micro_batch=micro_batch,
         stop=stop,
@@ -241,15 +240,28 @@ def fingerprint(description: RunDescription, shape: RunShape, settings: Settings
     }
 
 
-def describe_run(path: Path, description: RunDescription, run: dict[str, str]) -> None:
-    """Write what is measured to `run.json`, which the API reads, at the first start; later see that it is the same run.
+def describe_run(path: Path, description: RunDescription, run: dict[str, str], counted: dict[str, str] | None) -> None:
+    """See that this is the run of the data directory, and write what is measured to `run.json`, which the API reads.
+
+    Args:
+        counted: the fingerprint in the newest checkpoint; None where there is none, and `run.json` alone says whose folder it is.
 
     Raises:
         OtherRun: the data directory belongs to another run; the message says what differs.
+        DamagedFile: `run.json` says nothing, and there is no checkpoint that would.
     """
+    theirs = counted
+    if theirs is None and path.exists():
+        try:
+            theirs = msgspec.json.decode(path.read_bytes(), type=RunDescription).fingerprint
+        except msgspec.DecodeError as error:
+            raise DamagedFile(
+                f"{path} does not describe a run ({error}), and there is no checkpoint yet that would: remove it if the data "
+                "directory is of a run with these settings"
+            ) from error
+    if theirs is not None:
+        require_same_run(path.parent, theirs, run)
     described = msgspec.structs.replace(description, fingerprint=run)
-    if path.exists():
-        require_same_run(path.parent, msgspec.json.decode(path.read_bytes(), type=RunDescription).fingerprint, run)
     durable.write_file(path, [msgspec.json.format(msgspec.json.encode(described))])
 
 

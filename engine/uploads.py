@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from engine.corpus.inbox import Inbox
-from engine.corpus.log import CorpusLog
-from engine.corpus.segment import Segment
+from engine.corpus.log import CorpusLog, LogIndex
 from engine.counts.ledger import Ledger
 from engine.views.records import SetAsideRecord, UploadRecord
 
@@ -14,19 +11,20 @@ from engine.views.records import SetAsideRecord, UploadRecord
 class Uploads:
     """The records of all uploads; one whose fate is sealed is looked at only once."""
 
-    def __init__(self, inbox: Inbox, corpus: CorpusLog) -> None:
+    def __init__(self, inbox: Inbox, corpus: CorpusLog, counted: LogIndex) -> None:
+        """`counted`: index of the segments that are counted whole; kept up to date here."""
         self.inbox = inbox
         self.corpus = corpus
-        self._ended: set[str] = set()
+        self.counted = counted
         self._final: dict[str, UploadRecord] = {}
 
-    def passed(self, segments: Iterable[Segment | int]) -> None:
-        """These segments (or segment numbers) are counted whole: the uploads that end in them are done."""
-        for segment in segments:
-            if isinstance(segment, int):
-                self._ended.update(upload.id for upload in self.corpus.header(segment).uploads if upload.finished or upload.failed)
-            else:
-                self._ended.update(segment.finished, segment.failed)
+    def passed(self, segment: int) -> None:
+        """This segment, the next one, is counted whole: the uploads that end in it are done."""
+        self.counted.take(self.corpus.header(segment))
+
+    def all_sealed(self) -> bool:
+        """Whether nothing of any upload is still to come into the log."""
+        return all(self.corpus.progress(manifest.id).ended for manifest in self.inbox.manifests())
 
     def records(self, ledger: Ledger) -> list[UploadRecord]:
         """One record per upload in the order of their arrival."""
@@ -34,7 +32,7 @@ class Uploads:
 
     def _record(self, upload: str, ledger: Ledger) -> UploadRecord:
         sealed, account = self.corpus.progress(upload), ledger.account(upload)
-        ended = upload in self._ended
+        ended = self.counted.progress(upload).ended
         if ended:
             state = "failed" if sealed.failed else "counted"
         else:

@@ -62,6 +62,28 @@ class FailingDisk(Disk):
         self._step("sync_folder")
         super().sync_folder(folder)
 
+    def make_folder(self, path: Path) -> None:
+        self._step("make_folder")
+        super().make_folder(path)
+
+    def remove(self, path: Path) -> None:
+        self._step("remove")
+        super().remove(path)
+
+    def remove_folder(self, path: Path) -> None:
+        self._step("remove_folder")
+        super().remove_folder(path)
+
+
+class UnsyncedDisk(Disk):
+    """Writes without fsync, for tests that save a thousand files and are not about power cuts."""
+
+    def sync(self, file: IO[bytes]) -> None:
+        file.flush()
+
+    def sync_folder(self, folder: Path) -> None:
+        assert folder.is_dir()
+
 
 def no_space() -> None:
     raise OSError(errno.ENOSPC, "No space left on device")

@@ -127,7 +127,7 @@ def test_nothing_published_is_not_ready(rig: Rig) -> None:
 def ask(rig: Rig, request: FlowRequest = FLOW, number: int = 0) -> FlowAnswer:
     """Put a question onto the queue and wait for the answer."""
     client, keys = connect(rig.settings.redis_url), Keys(rig.settings.redis_prefix)
-    envelope = AnalysisEnvelope(id=f"q{number}", deadline=time.time() + 30, request=request, page=Page(10))
+    envelope = AnalysisEnvelope(id=f"q{number}", deadline=time.monotonic() + 30, request=request, page=Page(10))
     client.rpush(keys.analysis, msgspec.msgpack.encode(envelope))
     found = client.blpop([keys.reply(envelope.id)], timeout=4)
     assert found, "no answer"
@@ -163,7 +163,7 @@ def test_the_worker_reads_again_only_when_there_is_news_and_the_pause_is_over(ri
 def test_a_question_that_is_none_or_comes_too_late_is_dropped_and_the_next_one_answered(rig: Rig, worker: Worker) -> None:
     publish(rig.publisher(), counted(dense_activations(100)))
     client, keys = connect(rig.settings.redis_url), Keys(rig.settings.redis_prefix)
-    late = AnalysisEnvelope(id="late", deadline=time.time() - 1, request=FLOW, page=Page(10))
+    late = AnalysisEnvelope(id="late", deadline=time.monotonic() - 1, request=FLOW, page=Page(10))
     client.rpush(keys.analysis, b"nonsense", msgspec.msgpack.encode(late))
     assert ask(rig).pairs
     assert client.llen(keys.reply("late")) == 0

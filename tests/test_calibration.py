@@ -15,7 +15,7 @@ from engine.calibration import Calibration, FrozenThresholds, share
 from engine.corpus.segment import ActivationSegment, LayerActivations, Piece
 from engine.counts.shape import RunShape
 from engine.encoder.pushed import PushedActivations
-from engine.errors import DamagedFile, OtherRun
+from engine.errors import OtherRun, UnknownVersion
 from engine.main import fingerprint
 from engine.settings import load
 
@@ -156,7 +156,9 @@ def test_what_was_frozen_comes_back_as_it_was(tmp_path: Path) -> None:
     )
 
 
-def test_thresholds_of_another_run_or_a_damaged_file_are_refused_by_name(tmp_path: Path) -> None:
+def test_thresholds_of_another_run_or_format_are_refused_and_a_damaged_file_is_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "thresholds"
     calibrated([segment(0, [document("a", 4)], finished=["a"])]).freeze(0.2).save(path, {"threshold": "0.2max"})
     with pytest.raises(OtherRun, match=r"threshold: 0\.2max / 0\.3max"):
@@ -164,10 +166,11 @@ def test_thresholds_of_another_run_or_a_damaged_file_are_refused_by_name(tmp_pat
     content = bytearray(path.read_bytes())
     content[-40] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedFile, match="thresholds is damaged"):
-        FrozenThresholds.load(path, {"threshold": "0.2max"})
+    assert FrozenThresholds.load(path, {"threshold": "0.2max"}) is None and "thresholds is damaged" in caplog.text
     durable.write_framed(path, b"SAESTHRS", 1, {"ratio": "much"}, {})
-    with pytest.raises(DamagedFile, match="thresholds of this version"):
+    assert FrozenThresholds.load(path, {"threshold": "0.2max"}) is None and "got `str`" in caplog.text
+    durable.write_framed(path, b"SAESTHRS", 2, {}, {})
+    with pytest.raises(UnknownVersion, match="version 2; this saestream reads 1"):
         FrozenThresholds.load(path, {"threshold": "0.2max"})
 
 

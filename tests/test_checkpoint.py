@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +17,7 @@ from counts_stream import DICTIONARIES, PAIRS, assert_equal, batch, documents, p
 from engine import durable
 from engine.counts.checkpoint import Checkpoints, Cursor
 from engine.counts.state import State
-from engine.errors import DamagedFile, OtherRun, StorageFull
+from engine.errors import DamagedFile, OtherRun, StorageFull, UnknownVersion
 
 FINGERPRINT = {"weights": "sha256:12", "context_size": "128"}
 DOCUMENTS = documents(seed=9)
@@ -39,7 +39,7 @@ def saved(root: Path, *counts: int) -> Checkpoints:
     """Checkpoints after these numbers of documents, with the number as cursor and extra."""
     checkpoints = Checkpoints(root)
     for count in counts:
-        checkpoints.save(state_of(count), Cursor(count, 0), FINGERPRINT, b"extra %d" % count)
+        checkpoints.save(state_of(count), Cursor(count, 0), FINGERPRINT, {"count": b"extra %d" % count})
     return checkpoints
 
 
@@ -50,10 +50,10 @@ def files(root: Path) -> list[Path]:
 @pytest.mark.parametrize("threshold", [0.0, 0.75], ids=["threshold 0", "a threshold"])
 def test_state_cursor_and_extra_come_back(tmp_path: Path, threshold: float) -> None:
     state = state_of(7, threshold)
-    Checkpoints(tmp_path).save(state, Cursor(3, 17), FINGERPRINT, b"\0extra\xff")
+    Checkpoints(tmp_path).save(state, Cursor(3, 17), FINGERPRINT, {"one": b"\0extra\xff", "two": b""})
     loaded = Checkpoints(tmp_path).latest(FINGERPRINT)
     assert loaded is not None
-    assert (loaded.cursor, loaded.extra) == (Cursor(3, 17), b"\0extra\xff")
+    assert (loaded.cursor, loaded.extras) == (Cursor(3, 17), {"one": b"\0extra\xff", "two": b""})
     assert loaded.state.shape.same_counts_as(state.shape)
     assert_same(loaded.state, state)
     for each in (loaded.state, state):
@@ -146,13 +146,42 @@ def test_whatever_file_is_damaged_wherever_the_one_before_is_used(
     assert_same(saved(tmp_path / "again", 3, 8).latest(FINGERPRINT).state, state_of(8))  # type: ignore[union-attr]  # it is there
 
 
-def test_when_all_are_damaged_the_files_are_named_and_nothing_starts_from_zero(tmp_path: Path) -> None:
+def test_when_all_are_damaged_there_is_none_and_the_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved(tmp_path, 3, 8)
     truncate(tmp_path / "00000001" / "pairs-0-1", 100)
     flip(tmp_path / "00000002.manifest", 30)
-    with pytest.raises(DamagedFile, match=r"00000002\.manifest.*00000001/pairs-0-1") as caught:
-        Checkpoints(tmp_path).latest(FINGERPRINT)
-    assert "zero" in caught.value.message
+    assert Checkpoints(tmp_path).latest(FINGERPRINT) is None
+    assert "00000002.manifest" in caplog.text and "00000001/pairs-0-1" in caplog.text
+
+
+def test_a_file_of_an_unknown_version_is_no_damage_and_refused(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 3, 8)
+    durable.write_framed(tmp_path / "00000002.manifest", b"SAESCKPT", 9, {}, {})
+    for read in (checkpoints.latest, lambda run: checkpoints.fingerprint()):
+        with pytest.raises(UnknownVersion, match=r"00000002\.manifest has format version 9; this saestream reads 1, 2"):
+            read(FINGERPRINT)
+    assert len(list(tmp_path.glob("*.manifest"))) == 2
+
+
+def test_the_fingerprint_is_that_of_the_newest_manifest_that_can_be_read(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path).fingerprint() is None
+    checkpoints = saved(tmp_path, 3, 8)
+    assert checkpoints.fingerprint() == FINGERPRINT
+    flip(tmp_path / "00000002.manifest", 30)
+    assert checkpoints.fingerprint() == FINGERPRINT
+
+
+def test_a_checkpoint_that_its_caller_can_not_go_on_from_is_passed_over_and_gives_way(tmp_path: Path) -> None:
+    def accept(cursor: Cursor, extras: Mapping[str, bytes]) -> None:
+        assert extras == {"count": b"extra %d" % cursor.segment}
+        if cursor.segment > 3:
+            raise DamagedFile("the log is gone")
+
+    checkpoints = saved(tmp_path, 3, 8)
+    loaded = checkpoints.latest(FINGERPRINT, accept=accept)
+    assert loaded is not None and loaded.cursor == Cursor(3, 0)
+    checkpoints.save(state_of(9), Cursor(9, 0), FINGERPRINT)
+    assert sorted(path.name for path in tmp_path.glob("*.manifest")) == ["00000001.manifest", "00000003.manifest"]
 
 
 def test_a_file_of_another_checkpoint_is_noticed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,11 +69,10 @@ def test_ids_go_on_rising_when_the_clock_goes_back(tmp_path: Path, monkeypatch: 
 def test_polling_an_inbox_of_thousands_lists_the_folder_only_when_something_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     inbox = Inbox(tmp_path)
     upload(inbox, BODY)
-    os.utime(tmp_path / "uploads", ns=(1, 1))  # long settled
+    inbox.manifests()
+    time.sleep(0.11)  # an mtime that is older than that hides no second change
     inbox.manifests()
     monkeypatch.setattr("engine.corpus.inbox.os.scandir", None)
     for _ in range(1000):
@@ -231,6 +231,9 @@ def test_a_foreign_file_among_the_uploads_is_ignored_and_a_broken_manifest_is_na
     inbox = Inbox(tmp_path)
     (tmp_path / "uploads" / ".DS_Store").write_bytes(b"")
     manifest = upload(inbox, BODY)
-    (tmp_path / "uploads" / manifest.id / "manifest.json").write_bytes(b"{")
-    with pytest.raises(DamagedFile, match=f"{manifest.id}/manifest.json"):
+    (tmp_path / "uploads" / manifest.id / "manifest").write_bytes(b"{")
+    with pytest.raises(DamagedFile, match=f"{manifest.id}/manifest is cut off"):
+        Inbox(tmp_path).manifests()
+    (tmp_path / "uploads" / manifest.id / "manifest").unlink()
+    with pytest.raises(DamagedFile, match=f"{manifest.id} has no manifest"):
         Inbox(tmp_path).manifests()

@@ -287,8 +287,8 @@ def cut_line(path: Path) -> None:
 
 
 DAMAGES = {
-    "damaged": (damage_line, "line 2 is not JSON"),
-    "shorter": (cut_line, "ends after 1 of 3 documents"),
+    "damaged": (damage_line, "is damaged: sha256"),
+    "shorter": (cut_line, "is damaged: sha256"),
     "gone": (Path.unlink, "its body cannot be read: No such file or directory"),
 }
 
@@ -303,6 +303,7 @@ def test_an_upload_whose_body_is_damaged_later_is_given_up_once_and_the_others_g
     damage(inbox.body(bad))
     take_all(start_ingest(inbox, log, tokenizer), inbox, log)
     assert reason in str(log.progress(bad).failed) and not log.progress(bad).finished
+    assert log.progress(bad).tokens == 0, "all of it or nothing"
     assert log.progress(good).finished
     assert [segment.failed[bad] for segment in segments(log) if segment.failed] == [log.progress(bad).failed]
     again = CorpusLog(tmp_path / "log")
@@ -372,10 +373,10 @@ def test_what_ends_the_thread_is_raised_by_check(tmp_path: Path, tokenizer: Docu
     inbox, log = Inbox(tmp_path / "inbox"), CorpusLog(tmp_path / "log")
     ingest = start_ingest(inbox, log, tokenizer)
     manifest = upload(inbox, lines({"text": "a"}))
-    (inbox.body(manifest.id).parent / "manifest.json").write_bytes(b"{")
+    (inbox.body(manifest.id).parent / "manifest").write_bytes(b"{")
     broken = start_ingest(Inbox(tmp_path / "inbox"), log, tokenizer)
     broken.start()
     broken.join(20)
-    with pytest.raises(DamagedFile, match=r"manifest\.json"):
+    with pytest.raises(DamagedFile, match="manifest is cut off"):
         broken.check()
     ingest.check()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,10 @@ from hypothesis import strategies as st
 from engine import durable
 from engine.corpus.builder import ActivationBuilder, TokenBuilder
 from engine.corpus.inbox import Manifest
-from engine.corpus.log import CorpusLog, Place, UploadProgress
+from engine.corpus.log import CorpusLog, LogIndex, Place, UploadProgress
 from engine.corpus.segment import ActivationSegment, LayerActivations, Segment, TokenSegment
 from engine.corpus.windows import content_size, cut_windows, length_bucket
-from engine.errors import DamagedFile, StorageFull, Unknown
+from engine.errors import DamagedFile, StorageFull, Unknown, UnknownVersion
 
 CONTENT = 7
 
@@ -134,10 +136,15 @@ def test_the_progress_of_every_upload_is_known_from_the_headers_alone(tmp_path: 
     broken.fail("u2", "its body cannot be read")
     broken.fail("u3", "not for this run")
     log.append(broken)
-    for path in tmp_path.glob("*.seg"):  # the arrays are not needed for it
-        content = path.read_bytes()
-        path.write_bytes(content[:-200] + bytes(200))
-    for reader in (log, CorpusLog(tmp_path)):
+    index = LogIndex()
+    for number in range(2):
+        index.take(log.header(number))
+    known = LogIndex.unpack(index.pack())
+    assert known == index and known.tokens == log.sealed_tokens
+    read = CorpusLog(tmp_path)
+    for path in tmp_path.glob("*.seg"):  # what is counted is not needed for it
+        path.write_bytes(b"nothing")
+    for reader in (log, read, CorpusLog(tmp_path, known)):
         assert reader.progress("u1") == UploadProgress(3, 24, (3, 0), True, None) and reader.progress("u1").ended
         assert (
             reader.progress("u2") == UploadProgress(2, 21, (2, 0), False, "its body cannot be read") and reader.progress("u2").ended
@@ -200,21 +207,48 @@ def test_a_half_written_segment_of_a_crash_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.seg", "00000001.seg"]
 
 
-def test_a_damaged_missing_or_renamed_segment_is_named(tmp_path: Path) -> None:
+DAMAGES = {
+    "payload": (lambda path, whole: path.write_bytes(whole[:-100] + b"\xff" * 100), r"00000001.seg is damaged or cut off"),
+    "cut off": (lambda path, whole: path.write_bytes(whole[:20]), r"00000001.seg is cut off"),
+    "renamed": (
+        lambda path, whole: path.write_bytes((path.parent / "00000000.seg").read_bytes()),
+        r"00000001.seg holds segment 0, by its name it must hold 1",
+    ),
+    "missing": (lambda path, whole: path.unlink(), "has no segment 1, though it has later ones"),
+}
+
+
+@pytest.mark.parametrize("damage, reason", DAMAGES.values(), ids=DAMAGES)
+def test_a_log_ends_before_a_damaged_segment_unless_that_is_counted_and_its_place_is_sealed_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path, bytes], object], reason: str
+) -> None:
     log = CorpusLog(tmp_path)
-    for _ in range(3):
+    index = LogIndex()
+    for number in range(4):
         log.append(token_builder())
-    first, second = tmp_path / "00000000.seg", tmp_path / "00000001.seg"
-    whole = second.read_bytes()
-    second.write_bytes(whole[:-100] + b"\xff" * 100)
-    with pytest.raises(DamagedFile, match=r"00000001.seg is damaged or cut off"):
-        CorpusLog(tmp_path).read(1)
-    second.write_bytes(whole[:20])
-    with pytest.raises(DamagedFile, match=r"00000001.seg is cut off"):
+        if number < 2:
+            index.take(log.header(number))
+    second = tmp_path / "00000001.seg"
+    damage(second, second.read_bytes())
+    counted = CorpusLog(tmp_path, index)
+    assert (counted.last, counted.progress("u1")) == (3, log.progress("u1"))
+    with pytest.raises((DamagedFile, FileNotFoundError), match=r"00000001\.seg"):
+        counted.read(1)
+    assert not caplog.text and len(list(tmp_path.glob("*.damaged"))) == 0
+    cut = CorpusLog(tmp_path)
+    assert (cut.last, cut.sealed_tokens) == (0, log.end_position(0)) and re.search(reason, caplog.text)
+    kept = {f"0000000{number}.seg.damaged" for number in ((2, 3) if reason.startswith("has no") else (1, 2, 3))}
+    assert {path.name for path in tmp_path.iterdir()} == {"00000000.seg", *kept}
+    assert cut.append(activation_builder()) == 1
+    assert_same(CorpusLog(tmp_path).read(1), activation_builder().seal(1, log.end_position(0)))
+    assert CorpusLog.first(tmp_path) == 0 == CorpusLog.first(tmp_path / "nothing")
+
+
+def test_a_segment_of_an_unknown_version_is_no_damage_and_refused(tmp_path: Path) -> None:
+    log = CorpusLog(tmp_path)
+    for _ in range(2):
+        log.append(token_builder())
+    durable.write_framed(tmp_path / "00000000.seg", b"SAESEGMT", 7, {}, {})
+    with pytest.raises(UnknownVersion, match=r"00000000\.seg has format version 7; this saestream reads 1"):
         CorpusLog(tmp_path)
-    second.write_bytes(first.read_bytes())
-    with pytest.raises(DamagedFile, match=r"00000001.seg holds segment 0, by its name it must hold 1"):
-        CorpusLog(tmp_path)
-    second.unlink()
-    with pytest.raises(DamagedFile, match="has segment 2 but not segment 1"):
-        CorpusLog(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.seg", "00000001.seg"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 import torch
+from corpus_rig import UnsyncedDisk
 from counts_stream import DICTIONARIES, PAIRS, Document, add, assert_equal, batch, contents, documents, projections, set_aside, zero
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,16 +54,6 @@ def one_pass(kind: type[StatePart], shape: RunShape, place: tuple[int, ...]) -> 
     part = zero(kind, shape, place)
     add(part, DOCUMENTS)
     return part
-
-
-class UnsyncedDisk(durable.Disk):
-    """Writes without fsync: these tests save a thousand files, and none of them is about power cuts."""
-
-    def sync(self, file: IO[bytes]) -> None:
-        file.flush()
-
-    def sync_folder(self, folder: Path) -> None:
-        assert folder.is_dir()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,7 +11,7 @@ import pytest
 from corpus_rig import FailingDisk, no_space
 
 from engine import durable
-from engine.errors import DamagedFile, StorageFull
+from engine.errors import DamagedFile, StorageFault, StorageFull, UnknownVersion
 
 MAGIC = b"SAETEST\0"
 STEPS = {"create": 0, "first write": 1, "second write": 2, "sync": 3, "rename": 4}
@@ -50,14 +50,60 @@ def test_a_full_disk_at_any_step_leaves_the_older_file_and_nothing_else(
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
-def test_another_fault_of_the_disk_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_fault_of_the_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(durable, "disk", FailingDisk(1, broken))
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(StorageFault, match=r"cannot write .*a: Input/output error; look after the disk") as caught:
         durable.write_file(tmp_path / "a", [b"new"])
-    assert not list(tmp_path.iterdir())
+    assert not isinstance(caught.value, StorageFull) and not list(tmp_path.iterdir())
+
+
+def test_what_the_disk_can_not_give_back_is_damage() -> None:
+    unreadable = Path("/proc/self/mem")  # its first bytes are a real EIO
+    for read in (durable.read_framed_header, durable.read_record):
+        with pytest.raises(DamagedFile, match="/proc/self/mem can't be read: Input/output error"):
+            read(unreadable, MAGIC, {3})
+
+
+def test_a_record_survives_any_flipped_byte_and_the_loss_of_its_second_half(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "record"
+    durable.write_record(path, MAGIC, 3, {"key": "k"})
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x41]) + whole[position + 1 :])
+        assert durable.read_record(path, MAGIC, {3}) == {"key": "k"}
+        path.write_bytes(whole[:position])
+        if position >= len(whole) // 2 - 4:  # without the last checksum, which is that of arrays
+            assert durable.read_record(path, MAGIC, {3}) == {"key": "k"}
+        else:
+            with pytest.raises(DamagedFile, match="record is cut off"):
+                durable.read_record(path, MAGIC, {3})
+    assert "its second copy is whole" in caplog.text
+    path.write_bytes(whole)
+    with pytest.raises(UnknownVersion, match="version 3; this saestream reads 1, 2"):
+        durable.read_record(path, MAGIC, {1, 2})
+
+
+def test_folders_are_made_with_their_names_synced_from_the_top_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    class Watched(durable.Disk):
+        def make_folder(self, path: Path) -> None:
+            steps.append(f"make {path.name}")
+            super().make_folder(path)
+
+        def sync_folder(self, folder: Path) -> None:
+            steps.append(f"sync {folder.name}")
+            super().sync_folder(folder)
+
+    monkeypatch.setattr(durable, "disk", Watched())
+    durable.make_folders(tmp_path / "a" / "b")
+    durable.make_folders(tmp_path / "a" / "b")
+    assert steps == ["make a", "make b", "sync a", f"sync {tmp_path.name}", "sync a"]
 
 
 def test_chunks_that_fail_on_the_way_leave_nothing(tmp_path: Path) -> None:
@@ -122,8 +168,14 @@ def test_a_file_of_another_kind_or_version_says_what_was_found_and_what_was_expe
     path = framed(tmp_path)
     with pytest.raises(DamagedFile, match=r"not a OTHER file: it starts with b'SAETEST\\x00', expected b'OTHER"):
         durable.read_framed(path, b"OTHER\0\0\0", {3})
-    with pytest.raises(DamagedFile, match="format version 3; this saestream reads 1, 2"):
+    with pytest.raises(UnknownVersion, match="format version 3; this saestream reads 1, 2"):
         durable.read_framed(path, MAGIC, {1, 2})
+    content = bytearray(path.read_bytes())
+    content[8] ^= 1  # a version that nobody wrote
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile, match="damaged header") as caught:
+        durable.read_framed(path, MAGIC, {1, 2})
+    assert not isinstance(caught.value, UnknownVersion)
 
 
 def test_objects_are_not_stored(tmp_path: Path) -> None:

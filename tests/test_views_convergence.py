@@ -64,7 +64,7 @@ class Stream:
     def __init__(self, path: Path, found: list[Document], restart: bool = False) -> None:
         self.state, self.convergence = State.zero(DICTIONARIES, PAIRS), Convergence(PAIRS)
         self.watched: list[dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]] = []
-        watch = Watch(path / "watch.json", 600, PAIRS)
+        watch = Watch(path / "watch", 600, PAIRS)
         for number, group in enumerate(groups(found)):
             one = batch(group, DICTIONARIES)
             self.state.add(one)

@@ -242,7 +242,7 @@ class Pins:
     def __init__(self, folder: Path, limit: int = 20) -> None:
         self.place = NextSegment(0, 0)
         self.state = State.zero(DICTIONARIES, PAIRS)
-        self.watch = Watch(folder / "watch.json", limit, PAIRS)
+        self.watch = Watch(folder / "watch", limit, PAIRS)
         self.lock = threading.Lock()
         self.queries = PinQueries(DESCRIPTION, self.state, self.lock, self.watch, self.next_segment)
 
@@ -303,7 +303,7 @@ def test_a_pin_that_can_not_be_is_refused_whole(tmp_path: Path, pairs, error: ty
     pins = Pins(tmp_path)
     with pytest.raises(error, match=says):
         pins.queries.pin([(1, 1, 2, 1), *pairs] if pairs else [])
-    assert pins.watch.pinned == set() and not (tmp_path / "watch.json").exists()
+    assert pins.watch.pinned == set() and not (tmp_path / "watch").exists()
 
 
 def test_a_loop_that_counts_again_refuses_pins_and_pins_none(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_the_two_halves_and_the_certified_leaders_of_a_list(live: LiveQueries) -
 
 
 def test_pins_are_durable_bounded_and_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "watch.json"
+    path = tmp_path / "watch"
     watch = Watch(path, 9, PAIRS)  # three a layer pair
     assert watch.pin([(0, 1, 1, 1), (0, 1, 1, 1), (0, 2, 2, 5)], 4) == 2
     assert watch.pin([(0, 1, 1, 1)], 5) == 0
@@ -215,6 +215,9 @@ def test_pins_are_durable_bounded_and_read_back(tmp_path: Path) -> None:
     assert not len(state.watched[0, 1])
     again.begin(state, 4, 200, 180)
     assert state.watched[0, 1].counted_from.tolist() == [180] and state.watched[0, 2].pinned.tolist() == [True]
+    whole = path.read_bytes()
+    path.write_bytes(b"?" + whole[1:])
+    assert Watch(path, 9, PAIRS).pinned == again.pinned, "it is there twice"
     path.write_text("[{")
-    with pytest.raises(DamagedFile, match=r"watch\.json holds no list of watched pairs"):
+    with pytest.raises(DamagedFile, match="watch is cut off"):
         Watch(path, 9, PAIRS)

@@ -43,7 +43,7 @@ def count(state: State, numbers: range) -> None:
 def watched_state(folder: Path) -> State:
     """100 documents, a choice and one pin, 300 more; the pins go into the folder."""
     state = State.zero(DICTIONARIES, PAIRS)
-    watch = Watch(folder / "watch.json", 120, PAIRS)
+    watch = Watch(folder / "watch", 120, PAIRS)
     count(state, range(CHOSEN_AT))
     watch.choose(state, CHOSEN_AT * LENGTH)
     watch.pin([(0, 0, 1, 3)], 1)

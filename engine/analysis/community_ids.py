@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from engine import durable
-from engine.errors import DamagedFile, StorageFull
+from engine.errors import DamagedFile, StorageFault
 from engine.measures.partitions import successors
 from engine.views.communities import Partition
 
@@ -95,9 +95,9 @@ class CommunityIds:
 
     def _write(self, path: Path, header: dict, arrays: dict[str, np.ndarray]) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            durable.make_folders(self._folder)
             durable.write_framed(path, _MAGIC, _VERSION, header, arrays)
-        except StorageFull as error:
+        except StorageFault as error:
             log.warning("%s; the ids of these communities are not kept", error.message)
         files = sorted(self._folder.glob("*.ids"), key=lambda file: file.stat().st_mtime)
         for file in files[:-MOST_SETS]:

@@ -105,7 +105,7 @@ class Worker:
         except msgspec.DecodeError as error:
             log.error("a question that is none was dropped: %s", error)
             return
-        if envelope.deadline <= time.time():
+        if envelope.deadline <= time.monotonic():
             return
         with about(request=envelope.asked_by):
             answer = self._packed(envelope)
@@ -128,7 +128,7 @@ class Worker:
         except Exception:  # one bad question must not end the process that answers all others
             log.exception("a question failed: %r", envelope.request)
             answer, how = pack_error(SaestreamError("the analysis worker failed on this request; its log says why")), "failed"
-        request_took(time.time() - envelope.sent_at, "%s: %s", type(envelope.request).__name__, how)
+        request_took(time.monotonic() - envelope.sent_at, "%s: %s", type(envelope.request).__name__, how)
         return answer
 
     def _answer(self, envelope: AnalysisEnvelope) -> Any:

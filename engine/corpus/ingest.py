@@ -28,7 +28,7 @@ from engine.corpus.log import CorpusLog
 from engine.corpus.parts import TURN_TOKENS, Part, PartReader
 from engine.corpus.segment import UNIT_TOKENS
 from engine.corpus.tokenizer import DocumentTokenizer
-from engine.errors import SaestreamError, StorageFull
+from engine.errors import SaestreamError, StorageFault
 from engine.logs import about
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ OPEN_UPLOADS = 8  # each may hold one document in memory; a corpus that has none
 _POLL_SECONDS = 0.05
 _LONGEST_QUIET = 5  # times `quiet_ms`: uploads that keep trickling in must not keep a small segment open
 _BACK_OFF = (0.5, 10.0)  # seconds after the first failed write, and at most
+_READS = 5  # of a body that the disk fails to give: a fault may pass, a lost sector must not hold up the others for ever
 _TOKENS_PER_BYTE = {**dict.fromkeys(TEXT_MEDIA_TYPES, 0.25), ACTIVATIONS: 1 / 6000}  # until some were seen: English, GPT-2 size
 
 
@@ -53,6 +54,8 @@ class _Open:
     manifest: Manifest
     parts: Iterator[Part]
     tokens: int  # taken so far, sealed or not
+    next: tuple[int, int]  # first token that is not taken: (document number, offset)
+    failed_reads: int = 0
 
 
 class Ingest(threading.Thread):
@@ -81,7 +84,7 @@ class Ingest(threading.Thread):
         self.error: BaseException | None = None
         """What ended the thread, if not `stop`."""
         self.problem: str | None = None
-        """Why nothing can be sealed right now (a full disk), for the status; it goes away by itself."""
+        """Why nothing can be sealed right now (a full or failing disk), for the status; it goes away by itself."""
         self._inbox, self._log = inbox, corpus
         self._reader = PartReader(inbox, tokenizer, content, dictionaries)
         self._content, self._layers = content or 1, len(dictionaries or ())
@@ -162,7 +165,14 @@ class Ingest(threading.Thread):
 
     def _look(self) -> None:
         """Find what is new, and open uploads up to the limit: one of a corpus that has none open first."""
-        for manifest in self._inbox.manifests(self._newest):
+        fresh = self._inbox.manifests(self._newest)
+        try:
+            if fresh:
+                self._inbox.sync()
+        except StorageFault as error:  # none of it is taken before
+            self._hold_up(error, _BACK_OFF[0])
+            return
+        for manifest in fresh:
             self._newest = manifest.id
             if not self._log.progress(manifest.id).ended:
                 self._waiting.setdefault(manifest.corpus, deque()).append(manifest)
@@ -178,7 +188,7 @@ class Ingest(threading.Thread):
                 del self._waiting[corpus]
             self._waiting_bytes[manifest.media_type] -= manifest.bytes
             progress = self._log.progress(manifest.id)
-            self._open.append(_Open(manifest, self._reader.parts(manifest, *progress.next), progress.tokens))
+            self._open.append(_Open(manifest, self._reader.parts(manifest, *progress.next), progress.tokens, progress.next))
 
     def _turn(self, upload: _Open) -> None:
         """Take about `TURN_TOKENS` of an upload, then let the next one go on."""
@@ -191,15 +201,12 @@ class Ingest(threading.Thread):
             try:
                 part = next(upload.parts)
             except (SaestreamError, OSError) as error:
-                log.error("an upload of corpus %s is given up: %s", manifest.corpus, error)
-                reason = error.message if isinstance(error, SaestreamError) else f"its body cannot be read: {error.strerror}"
-                self._making[manifest.route].fail(manifest.id, reason)
-                self._noted(manifest.route)
-                self._open.remove(upload)
+                self._failed_read(upload, error)
                 return
             finishes = part.last and part.number + 1 == manifest.documents
             self._add(manifest, part, finishes)
             upload.tokens += part.size
+            upload.next = (part.number + 1, 0) if part.last else (part.number, part.start + part.size)
             taken += part.size + 1  # an empty document is some work too
             if finishes:
                 size, tokens = self._taken.get(manifest.media_type, (0, 0))
@@ -208,6 +215,22 @@ class Ingest(threading.Thread):
                 return
         self._open.remove(upload)  # to the end of the row; uploads may have been opened meanwhile
         self._open.append(upload)
+
+    def _failed_read(self, upload: _Open, error: SaestreamError | OSError) -> None:
+        """Try an upload again from where it is, or give it up: what is wrong with its content or gone stays so."""
+        manifest = upload.manifest
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and upload.failed_reads + 1 < _READS:
+            upload.failed_reads += 1
+            upload.parts = self._reader.parts(manifest, *upload.next)
+            log.warning("the body of upload %s can't be read, trying again: %s", manifest.id, error)
+            self._open.rotate(-1)  # the others first
+            self._wait(_BACK_OFF[0])
+            return
+        log.error("upload %s of corpus %s is given up: %s", manifest.id, manifest.corpus, error)
+        reason = error.message if isinstance(error, SaestreamError) else f"its body cannot be read: {error.strerror}"
+        self._making[manifest.route].fail(manifest.id, reason)
+        self._noted(manifest.route)
+        self._open.remove(upload)
 
     def _add(self, upload: Manifest, part: Part, finishes: bool) -> None:
         """Put a part into the segment in the making, and seal that when it is full."""
@@ -257,13 +280,17 @@ class Ingest(threading.Thread):
             try:
                 self._log.append(self._making[route])
                 break
-            except StorageFull as error:
-                log.warning("%s; trying again in %.1f s", error, pause)
-                self.problem = error.message
-            self._wait(pause)
+            except StorageFault as error:
+                self._hold_up(error, pause)
             pause = min(2 * pause, longest)
         self.problem = None
         self._begin(route)
+
+    def _hold_up(self, error: StorageFault, pause: float) -> None:
+        """Tell of a disk that fails, and wait."""
+        log.warning("%s; trying again in %.1f s", error, pause)
+        self.problem = error.message
+        self._wait(pause)
 
     def _begin(self, route: Route) -> None:
         self._making[route] = TokenBuilder(self._content) if route == "corpora" else ActivationBuilder(self._layers)

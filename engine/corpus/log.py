@@ -3,18 +3,30 @@
     log/00000000.seg, 00000001.seg, …
 
 A segment is durable before `append` returns and never changes again, so the same cursor always gives the same segment, and a run
-that was killed is replayed exactly. Nothing but the log says how far an upload has been taken: ingest resumes from its headers.
+that was killed is replayed exactly. Nothing but the log says how far an upload has been taken: ingest resumes from what the
+headers of the segments say (`LogIndex`). A checkpoint keeps that of the segments that it has counted: they are not needed again,
+and not looked at, but for the texts in them.
+
+A segment of which nothing is counted yet is not needed either, as long as its uploads are there. So where one is damaged the log
+ends: it and all behind it are renamed to `*.damaged` (numbers and positions of those behind hang on it), and ingest takes the same
+tokens from the inbox again. They may be cut into other segments then, which changes no count.
+
+What is synced: the bytes of a segment, its name, then `append` returns and it is counted (`engine.durable`). One that is found at
+the start may have been renamed by a process that was killed before it synced the folder, so the folder is synced before anything is
+counted: a checkpoint never outlives a segment that it has counted a part of.
 """
 
 from __future__ import annotations
 
 import bisect
+import logging
 import re
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
+import msgspec
 import numpy as np
 
 from engine import durable
@@ -25,11 +37,15 @@ from engine.corpus.segment_file import (
     drop_content,
     read_segment,
     read_segment_header,
+    read_whole_header,
     segment_path,
     write_segment,
 )
-from engine.errors import DamagedFile, Unknown
+from engine.errors import DamagedFile, DroppedSegment, Unknown, UnknownVersion
 
+log = logging.getLogger(__name__)
+
+DAMAGED = ".damaged"
 _NAME = re.compile(r"(\d{8,})\.seg")
 _SEGMENTS_HELD = 4  # two ahead, the one being counted, one for look-ups
 _HEADERS_HELD = 256
@@ -50,6 +66,53 @@ class UploadProgress(NamedTuple):
         return self.finished or self.failed is not None
 
 
+class LogIndex(msgspec.Struct):
+    """What the headers of the first segments say: the position after each, and how far each upload is taken by them."""
+
+    ends: list[int] = []
+    uploads: dict[str, UploadProgress] = {}
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """Raises DamagedFile for bytes that `pack` did not make."""
+        try:
+            return msgspec.msgpack.decode(packed, type=cls)
+        except msgspec.DecodeError as error:
+            raise DamagedFile(f"the checkpoint holds no index of the corpus log: {error}") from error
+
+    def pack(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def of(cls, root: Path, until: int) -> Self:
+        """That of the segments before number `until` of a log, from their headers. Raises DamagedFile."""
+        index = cls()
+        for number in range(until):
+            try:
+                index.take(read_segment_header(root, number))
+            except FileNotFoundError as error:
+                raise DamagedFile(f"{root} has no segment {number}") from error
+        return index
+
+    def copy(self) -> Self:
+        return type(self)(list(self.ends), dict(self.uploads))
+
+    @property
+    def tokens(self) -> int:
+        """In these segments: the position of the next one."""
+        return self.ends[-1] if self.ends else 0
+
+    def progress(self, upload: str) -> UploadProgress:
+        """How far an upload is taken; zeros for one of which nothing is."""
+        return self.uploads.get(upload, UploadProgress())
+
+    def take(self, header: SegmentHeader) -> None:
+        """The next segment has this header."""
+        for upload in header.uploads:
+            self.uploads[upload.id] = _advanced(self.progress(upload.id), upload)
+        self.ends.append(header.end_position)
+
+
 class Place(NamedTuple):
     """Where a position of the log lies."""
 
@@ -67,51 +130,79 @@ class Builder(Protocol):
 class CorpusLog:
     """The log under `root`. One process writes; appending and reading from several threads is fine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, start: LogIndex | None = None) -> None:
         """Open or begin it; what a crash left half-written is removed.
 
+        Args:
+            start: of the segments that are counted already. Those behind are read whole, and the log ends at the first that is
+                damaged or missing (see the module's text).
+
         Raises:
-            DamagedFile: a segment is missing, or its header is damaged or of an unknown version.
+            UnknownVersion: a whole segment of another format. DroppedSegment: one whose text is gone. Nothing is changed then.
+            StorageFault: the folder can't be made or synced.
         """
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(root)
         durable.remove_partial(root)
         self._lock = threading.Lock()
         self._appended = threading.Condition(self._lock)
-        self._ends: list[int] = []  # position after each segment
-        self._progress: dict[str, UploadProgress] = {}
+        self._index = start.copy() if start is not None else LogIndex()
         self._headers: OrderedDict[int, SegmentHeader] = OrderedDict()
         self._segments: OrderedDict[int, Segment] = OrderedDict()
-        numbers = sorted(int(match[1]) for path in root.iterdir() if (match := _NAME.fullmatch(path.name)))
-        for expected, number in enumerate(numbers):
-            if number != expected:
-                raise DamagedFile(f"{root} has segment {number} but not segment {expected}: the log has a hole")
-            header = read_segment_header(root, number)
-            if header.first_position != self.sealed_tokens:
-                raise DamagedFile(
-                    f"{root} segment {number} begins at token {header.first_position}, the one before ends at {self.sealed_tokens}"
-                )
-            self._take(header)
+        uncounted = [number for number in self._numbers(root) if number > self.last]
+        try:
+            while self.last + 1 <= max(uncounted, default=-1):
+                self._take(self._whole(self.last + 1))
+        except (UnknownVersion, DroppedSegment):
+            raise
+        except DamagedFile as error:
+            log.warning("%s: the log ends before it, and its uploads are taken from the inbox again", error.message)
+            for number in uncounted:
+                if number > self.last:
+                    path = segment_path(root, number)
+                    durable.disk.rename(path, path.with_name(path.name + DAMAGED))
+        durable.disk.sync_folder(root)
+
+    @staticmethod
+    def _numbers(root: Path) -> list[int]:
+        return sorted(int(match[1]) for path in root.iterdir() if (match := _NAME.fullmatch(path.name)))
+
+    @classmethod
+    def first(cls, root: Path) -> int:
+        """Number of the first segment under `root`; 0 where there is none."""
+        return min(cls._numbers(root), default=0) if root.is_dir() else 0
+
+    def _whole(self, number: int) -> SegmentHeader:
+        """The header of a segment that is not damaged anywhere and follows on what is taken. Raises DamagedFile."""
+        try:
+            header = read_whole_header(self.root, number)
+        except FileNotFoundError as error:
+            raise DamagedFile(f"{self.root} has no segment {number}, though it has later ones") from error
+        if header.first_position != self.sealed_tokens:
+            raise DamagedFile(
+                f"{self.root} segment {number} begins at token {header.first_position}, the one before ends at {self.sealed_tokens}"
+            )
+        return header
 
     @property
     def last(self) -> int:
         """Number of the newest segment, -1 for an empty log."""
-        return len(self._ends) - 1
+        return len(self._index.ends) - 1
 
     @property
     def sealed_tokens(self) -> int:
         """Tokens in all segments: the position of the next one."""
-        return self._ends[-1] if self._ends else 0
+        return self._index.tokens
 
     def end_position(self, number: int) -> int:
         """Tokens in all segments up to and with this one; 0 for -1."""
-        return self._ends[number] if number >= 0 else 0
+        return self._index.ends[number] if number >= 0 else 0
 
     def append(self, builder: Builder) -> int:
         """Seal what `builder` holds as the next segment; it is durable when its number is returned.
 
         Raises:
-            StorageFull, OSError: it could not be written; the log is as before, and the same builder can be tried again.
+            StorageFault: it could not be written; the log is as before, and the same builder can be tried again.
         """
         with self._lock:
             number, first_position = self.last + 1, self.sealed_tokens
@@ -150,7 +241,7 @@ class CorpusLog:
             How many bytes went.
 
         Raises:
-            Unknown: not sealed yet. StorageFull, OSError: the disk's fault, and the segment is as before.
+            Unknown: not sealed yet. StorageFault: the disk's fault, and the segment is as before.
         """
         whole = self.header(number)
         if whole.dropped:
@@ -178,7 +269,7 @@ class CorpusLog:
         with self._lock:
             if not 0 <= position < self.sealed_tokens:
                 raise Unknown(f"position {position} of the corpus log: it holds the positions 0 to {self.sealed_tokens - 1}")
-            number = bisect.bisect_right(self._ends, position)
+            number = bisect.bisect_right(self._index.ends, position)
         segment = self.read(number)
         index = position - segment.first_position
         bounds = segment.unit_bounds()
@@ -187,17 +278,15 @@ class CorpusLog:
 
     def progress(self, upload: str) -> UploadProgress:
         """How far an upload is sealed; zeros for one of which nothing is."""
-        return self._progress.get(upload, UploadProgress())
+        return self._index.progress(upload)
 
     def _check(self, number: int) -> None:
         if not 0 <= number <= self.last:
             raise Unknown(f"segment {number} of the corpus log: it holds the segments 0 to {self.last}")
 
     def _take(self, header: SegmentHeader) -> None:
-        for upload in header.uploads:
-            self._progress[upload.id] = _advanced(self.progress(upload.id), upload)
+        self._index.take(header)
         self._hold(self._headers, header.number, header, _HEADERS_HELD)
-        self._ends.append(header.end_position)
 
     @staticmethod
     def _hold(held: OrderedDict, number: int, value: object, most: int) -> None:

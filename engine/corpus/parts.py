@@ -56,9 +56,11 @@ class PartReader:
         """Yield the parts of an upload from document `next_number`, offset `next_start` on.
 
         Raises:
-            BadInput, DoesNotFit: the body can't be read, or not in this run.
+            DamagedFile: the body is not the one that was acknowledged; no part was yielded then.
+            BadInput, DoesNotFit: it can't be read, or not in this run.
             OSError: the disk's fault.
         """
+        self.inbox.check_body(upload)
         path = self.inbox.body(upload.id)
         if upload.route == "activations":
             if self.dictionaries is None:

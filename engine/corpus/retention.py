@@ -1,6 +1,6 @@
 """What goes when the disk quota nears, with `retention = drop`: text that is counted, the oldest first.
 
-1. Bodies of uploads that are sealed in the log: it has all of them, as tokens.
+1. Bodies of uploads that every kept checkpoint has counted whole: no recovery takes them from the inbox again.
 2. Segments that every kept checkpoint has counted: no recovery reads them again. Their headers stay, because they say how far each
    upload was taken.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 
 from engine.corpus.inbox import Inbox
-from engine.corpus.log import CorpusLog
+from engine.corpus.log import CorpusLog, LogIndex
 from engine.corpus.quota import Quota
 from engine.errors import SaestreamError
 
@@ -30,6 +30,7 @@ class Retention:
     def __init__(self, quota: Quota, inbox: Inbox, corpus: CorpusLog, drop: bool) -> None:
         """`drop`: the run's `retention` says so."""
         self._quota, self._inbox, self._corpus, self._drop = quota, inbox, corpus, drop
+        self._counted = LogIndex()  # of the segments before `needed_from`
         self._first = 0  # segment that may have its content
         self._bodies = ""  # id of the upload before which no body is left
 
@@ -57,11 +58,13 @@ class Retention:
 
     def _drop_oldest(self, wanted: int, needed_from: int) -> int:
         """Drop so many bytes, if there are; how many there were."""
+        while len(self._counted.ends) < needed_from:
+            self._counted.take(self._corpus.header(len(self._counted.ends)))
         surplus, all_before = wanted, True
         for manifest in self._inbox.manifests(self._bodies):
             if surplus <= 0:
                 break
-            ended = self._corpus.progress(manifest.id).ended
+            ended = self._counted.progress(manifest.id).ended
             surplus -= self._inbox.drop_body(manifest.id) if ended else 0
             all_before = all_before and ended
             self._bodies = manifest.id if all_before else self._bodies

@@ -88,7 +88,7 @@ def header_of(segment: Segment) -> SegmentHeader:
 
 
 def write_segment(folder: Path, segment: Segment) -> SegmentHeader:
-    """Write it durably. Raises StorageFull or OSError, and then it does not exist."""
+    """Write it durably. Raises StorageFault, and then it does not exist."""
     header = header_of(segment)
     arrays = _pack_pieces(segment.pieces, {upload.id: index for index, upload in enumerate(header.uploads)})
     if isinstance(segment, TokenSegment):
@@ -102,7 +102,7 @@ def write_segment(folder: Path, segment: Segment) -> SegmentHeader:
 
 
 def drop_content(folder: Path, header: SegmentHeader) -> SegmentHeader:
-    """Leave the header of a segment alone, durably. Raises OSError, and then all of it is still there."""
+    """Leave the header of a segment alone, durably. Raises StorageFault, and then all of it is still there."""
     dropped = msgspec.structs.replace(header, dropped=True)
     durable.write_framed(segment_path(folder, header.number), MAGIC, HEADER_ALONE, dropped, {})
     return dropped
@@ -122,6 +122,11 @@ def read_framed_segment(folder: Path, number: int) -> tuple[SegmentHeader, dict[
     if header.dropped:
         raise DroppedSegment(f"the text of {path} was dropped, which `retention = drop` does when the disk quota nears")
     return header, arrays
+
+
+def read_whole_header(folder: Path, number: int) -> SegmentHeader:
+    """The header of a segment whose every byte was checked. Raises as `read_segment`."""
+    return read_framed_segment(folder, number)[0]
 
 
 def read_segment(folder: Path, number: int) -> Segment:

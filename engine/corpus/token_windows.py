@@ -1,6 +1,7 @@
 """The token windows of a corpus log that another process writes: for readers of text that count nothing.
 
-Sealed segments never change, and appear under their names whole, so nothing has to be locked. No torch here.
+Sealed segments never change, and appear under their names whole, so nothing has to be locked. Only where a damaged one was sealed
+anew (`CorpusLog`) do others take their names. No torch here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.corpus.segment_file import read_framed_segment, read_segment_header
+from engine.corpus.segment_file import read_framed_segment, read_segment_header, segment_path
+from engine.errors import DamagedFile
 
 
 class TokenWindows(NamedTuple):
@@ -50,7 +52,11 @@ class SealedWindows:
         """The windows of a segment, without its documents; None where it holds pushed activations.
 
         Raises:
-            FileNotFoundError: it is gone. DamagedFile: it is not what it must be. DroppedSegment: its text was dropped.
+            FileNotFoundError: it is gone. DroppedSegment: its text was dropped.
+            DamagedFile: it is not what it must be, or not the one that `segment_of` has named.
         """
         header, arrays = read_framed_segment(self._root, number)
+        if header.end_position != self._ends[number]:
+            self._ends.clear()
+            raise DamagedFile(f"{segment_path(self._root, number)} was sealed anew since it was last read")
         return TokenWindows(header.first_position, arrays["tokens"], arrays["window_offsets"]) if header.kind == "tokens" else None

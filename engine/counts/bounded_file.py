@@ -32,7 +32,7 @@ _COLUMNS = (("slots", "<i4"), ("filled", "<i4"), ("bounds", "<i8"), ("weights", 
 
 
 def write(path: Path, part: str, directions: Sequence[BoundedRows]) -> int:
-    """Write both directions durably and return the file's size in bytes; `StorageFull` when the disk is full."""
+    """Write both directions durably and return the file's size in bytes; `StorageFault` when the disk fails."""
     return write_file(path, _chunks(part, directions))
 
 

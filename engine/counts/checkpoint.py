@@ -4,9 +4,14 @@
     00000007/pairs-3-4      a file per layer pair, block by block without the zeros (`engine.counts.table_file`)
     00000007/marginals-3    … and per part of the state
 
-Saving number 8: its folder and files, each durable by itself; then its manifest, and with that it exists; then all but 7 and 8 is
-removed. Killed anywhere in between, the newest manifest is 7 or 8 and all its files are there. The seal of a file is its last four
-bytes, which are a checksum of the rest: a file that got into the folder of another checkpoint is noticed.
+Saving number 8, and what is synced when: its folder's name; its files, each by itself, with their names (`engine.durable`); then
+its manifest, and with that it exists; then all but 7 and 8 is removed, manifests first, and that they are gone is synced before
+their files go. Killed, or cut from power, anywhere in between, every manifest that is there has all its files, and the newest is 7
+or 8. The seal of a file is its last four bytes, which are a checksum of the rest: a file that got into the folder of another
+checkpoint is noticed.
+
+State and cursor are in one checkpoint, so a token is never in one without the other. Where a checkpoint is damaged the one before
+is used, and what it lacks is counted again from the log.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -27,12 +32,13 @@ from engine import durable
 from engine.counts.part import require
 from engine.counts.shape import LayerPair, RowSlots, RunShape
 from engine.counts.state import State, layout
-from engine.errors import DamagedFile, OtherRun
+from engine.errors import DamagedFile, OtherRun, UnknownVersion
 
 log = logging.getLogger(__name__)
 
 MAGIC = b"SAESCKPT"
-VERSION = 1
+VERSION = 2  # 1: one unnamed extra, the convergence series
+_EXTRA = "extra-"
 KEPT = 2
 """One to go on from, and the one before for the day that one is damaged."""
 SHARE = 20
@@ -47,11 +53,11 @@ class Cursor(msgspec.Struct, frozen=True, order=True):
 
 
 class Loaded(NamedTuple):
-    """A checkpoint read back; `extra` is what the caller gave to `save`."""
+    """A checkpoint read back; `extras` are what the caller gave to `save`."""
 
     state: State
     cursor: Cursor
-    extra: bytes
+    extras: dict[str, bytes]
 
 
 class Saved(NamedTuple):
@@ -71,7 +77,7 @@ class FileRecord(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """The header of a manifest file; thresholds and `extra` are its arrays."""
+    """The header of a manifest file; thresholds and extras are its arrays."""
 
     cursor: Cursor
     fingerprint: dict[str, str]
@@ -88,7 +94,7 @@ class Checkpoints:
 
     def __init__(self, root: Path, interval: float = 30.0) -> None:
         """`interval`: seconds between two saves, at least (a save of the demo takes 0.2 s, so `SHARE` alone would mean 4 s)."""
-        root.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(root)
         self.root = root
         self.interval = interval
         self.last: Saved | None = None
@@ -100,20 +106,22 @@ class Checkpoints:
         waited = time.monotonic() - self._ended
         return waited >= max(self.interval, SHARE * self.last.seconds if self.last else 0.0)
 
-    def save(self, state: State, cursor: Cursor, fingerprint: Mapping[str, str], extra: bytes = b"") -> None:
+    def save(self, state: State, cursor: Cursor, fingerprint: Mapping[str, str], extras: Mapping[str, bytes] | None = None) -> None:
         """Write a checkpoint; it counts from the moment this returns, and the one before is kept beside it.
 
+        Args:
+            extras: by name, what else belongs to this moment.
+
         Raises:
-            StorageFull, OSError: nothing was saved; the checkpoints from before are untouched.
+            StorageFault: nothing was saved and the checkpoints from before are untouched, or only old ones could not be removed.
         """
         began = time.monotonic()
-        self._tidy()
         number = max(self._numbers(), default=0) + 1
         folder = self._folder(number)
         try:
-            folder.mkdir()
+            self._tidy()
+            durable.make_folders(folder)
             files = {part.name: _record(folder / part.name, part.save(folder / part.name)) for part in state.parts()}
-            durable.disk.sync_folder(self.root)  # the folder's own name
             shape = state.shape
             manifest = Manifest(
                 cursor,
@@ -125,45 +133,59 @@ class Checkpoints:
                 files,
                 shape.gate_candidates,
             )
-            arrays = {"extra": np.frombuffer(extra, np.uint8), **_thresholds_out(shape)}
-            durable.write_framed(self._manifest(number), MAGIC, VERSION, manifest, arrays)
-        except BaseException:
+            packed = {f"{_EXTRA}{name}": np.frombuffer(extra, np.uint8) for name, extra in (extras or {}).items()}
+            durable.write_framed(self._manifest(number), MAGIC, VERSION, manifest, {**packed, **_thresholds_out(shape)})
+            self.last = Saved(state.tokens, cursor, manifest.saved_at, time.monotonic() - began)
+            self._remove_old()
+        except BaseException as error:
             if not self._manifest(number).exists():
                 shutil.rmtree(folder, ignore_errors=True)  # room for what the disk was too full for
+            if isinstance(error, OSError):
+                raise durable.storage_error(error, folder) from error
             raise
         finally:
             self._ended = time.monotonic()  # a save that failed is tried again when the interval has passed, not at once
-        self.last = Saved(state.tokens, cursor, manifest.saved_at, self._ended - began)
-        self._remove_old()
+
+    def fingerprint(self) -> dict[str, str] | None:
+        """Of the run that the newest readable manifest belongs to; None where there is none. Raises UnknownVersion."""
+        for number in sorted(self._manifests(), reverse=True):
+            try:
+                return self._read_manifest(number)[0].fingerprint
+            except UnknownVersion:
+                raise
+            except DamagedFile as error:
+                log.warning("checkpoint %d: %s", number, error)
+        return None
 
     def latest(
         self,
         fingerprint: Mapping[str, str],
         device: str | torch.device = "cpu",
         bounded: Mapping[LayerPair, RowSlots] = MappingProxyType({}),
+        accept: Callable[[Cursor, Mapping[str, bytes]], None] | None = None,
     ) -> Loaded | None:
-        """Read the newest checkpoint that is whole; None when there is none at all.
+        """Read the newest checkpoint that is whole; None when there is none. A damaged one is passed over with a warning.
 
         Args:
             fingerprint: of this run: weights, tokenizer, hook points, thresholds …
             device: where the tables are to be (not part of the fingerprint).
             bounded: the room of bounded tables now; which layer pairs have one is part of the fingerprint.
+            accept: called with cursor and extras of a checkpoint before its state is read; raises `DamagedFile` for one that is of
+                no use.
 
         Raises:
             OtherRun: the checkpoint belongs to a run with another fingerprint; the message says what differs.
-            DamagedFile: there are checkpoints and each is damaged; the message names the files.
+            UnknownVersion: a whole file of it has another format; nothing is removed.
             DoesNotFit: the tables need more memory than there is.
         """
-        faults = []
         for number in sorted(self._manifests(), reverse=True):
             try:
-                return self._load(number, fingerprint, torch.device(device), bounded)
+                return self._load(number, fingerprint, torch.device(device), bounded, accept)
+            except UnknownVersion:
+                raise
             except DamagedFile as error:
-                log.warning("checkpoint %d is damaged, trying the one before: %s", number, error)
-                faults.append(str(error))
+                log.warning("checkpoint %d can't be used, trying the one before: %s", number, error)
                 self._damaged.add(number)
-        if faults:
-            raise DamagedFile(f"no checkpoint in {self.root} can be used, and zero would be a wrong start: {'; '.join(faults)}")
         return None
 
     def needed_from(self) -> int:
@@ -172,7 +194,7 @@ class Checkpoints:
         if len(kept) < KEPT:
             return 0
         try:
-            headers = [durable.read_framed_header(path, MAGIC, {VERSION}) for path in kept]
+            headers = [durable.read_framed_header(path, MAGIC, {1, VERSION}) for path in kept]
         except DamagedFile as error:
             log.warning("the log is kept whole: %s", error)
             return 0
@@ -192,11 +214,21 @@ class Checkpoints:
         return number, manifest
 
     def _load(
-        self, number: int, fingerprint: Mapping[str, str], device: torch.device, bounded: Mapping[LayerPair, RowSlots]
+        self,
+        number: int,
+        fingerprint: Mapping[str, str],
+        device: torch.device,
+        bounded: Mapping[LayerPair, RowSlots],
+        accept: Callable[[Cursor, Mapping[str, bytes]], None] | None,
     ) -> Loaded:
         path = self._manifest(number)
         manifest, arrays = self._read_manifest(number)
         require_same_run(self.root, manifest.fingerprint, fingerprint)
+        extras = {name.removeprefix(_EXTRA): array.tobytes() for name, array in arrays.items() if name.startswith(_EXTRA)}
+        if "extra" in arrays:
+            extras["convergence"] = arrays["extra"].tobytes()
+        if accept is not None:
+            accept(manifest.cursor, extras)
         thresholds = _thresholds_in(manifest.dictionaries, arrays)
         shape = RunShape.of(manifest.dictionaries, manifest.pairs, thresholds, device, gate_candidates=manifest.gate_candidates)
         shape = shape.with_bounded(bounded)
@@ -212,12 +244,12 @@ class Checkpoints:
         state = State(shape, [part.load(shape, place, folder / part.name_at(place)) for _, part, place in parts])
         require(path, "number of tokens", manifest.tokens, state.tokens)
         self.last = Saved(state.tokens, manifest.cursor, manifest.saved_at, 0.0)
-        return Loaded(state, manifest.cursor, arrays["extra"].tobytes())
+        return Loaded(state, manifest.cursor, extras)
 
     def _read_manifest(self, number: int) -> tuple[Manifest, dict[str, np.ndarray]]:
         """A manifest and its arrays. Raises DamagedFile."""
         path = self._manifest(number)
-        header, arrays = durable.read_framed(path, MAGIC, {VERSION})
+        header, arrays = durable.read_framed(path, MAGIC, {1, VERSION})
         try:
             return msgspec.convert(header, Manifest), arrays
         except msgspec.ValidationError as error:
@@ -249,16 +281,17 @@ class Checkpoints:
         usable = sorted(self._manifests() - self._damaged)[-KEPT:]
         old = self._manifests() - set(usable)
         for number in old:
-            self._manifest(number).unlink()
+            durable.disk.remove(self._manifest(number))
         if old:
             durable.disk.sync_folder(self.root)
         for number in old:
-            shutil.rmtree(self._folder(number), ignore_errors=number in self._damaged)
+            if self._folder(number).exists():
+                durable.disk.remove_folder(self._folder(number))
         self._damaged -= old
 
 
 def _record(path: Path, size: int) -> FileRecord:
-    with open(path, "rb") as file:
+    with durable.reading(path), open(path, "rb") as file:
         file.seek(max(0, size - 4))
         return FileRecord(size, file.read(4).hex())
 

@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.counts.part import require
-from engine.durable import framed_chunks, read_framed_header, write_file
+from engine.durable import framed_chunks, read_framed_header, reading, write_file
 from engine.errors import DamagedFile
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _COUNT_TYPES = tuple(np.dtype(code) for code in ("<u1", "<u2", "<u4", "<u8"))
 
 
 def write_table(path: Path, table: PairTable) -> int:
-    """Write a table durably and return the file's size in bytes; `StorageFull` when the disk is full."""
+    """Write a table durably and return the file's size in bytes; `StorageFault` when the disk fails."""
     return write_file(path, _chunks(table))
 
 
@@ -51,7 +51,7 @@ def read_table(path: Path, table: PairTable) -> None:
     require(path, "shape", header.get("shape"), list(table.counts.shape))
     if header["dtype"] == "int64":
         table.promote()
-    with open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         head = b"".join(framed_chunks(MAGIC, VERSION, header, {}))
         require(path, "head", file.read(len(head)), head)
         crc = zlib.crc32(head)

@@ -42,7 +42,7 @@ def write_decoders(folder: Path, saes: Sequence[Sae], run: Mapping[str, str]) ->
     """Write a file for each layer that has none of this run (by its fingerprint) yet. 75 MB a layer at 24,576 × 768.
 
     Raises:
-        StorageFull: the disk is full.
+        StorageFault: the disk fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for layer, sae in enumerate(saes):
@@ -80,7 +80,7 @@ def vectors_of(sae: Sae) -> DecoderVectors:
 
 def _is_of(path: Path, run: Mapping[str, str]) -> bool:
     try:
-        return path.exists() and durable.read_framed_header(path, _MAGIC, [_VERSION])["run"] == dict(run)
+        return path.exists() and durable.read_framed(path, _MAGIC, [_VERSION])[0]["run"] == dict(run)
     except DamagedFile as error:
         log.warning("%s: it is written anew from the SAE", error.message)
         return False

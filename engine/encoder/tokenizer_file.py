@@ -16,7 +16,7 @@ def write_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """Write it where another one, or none, is.
 
     Raises:
-        StorageFull: the disk is full.
+        StorageFault: the disk fails.
     """
     content = tokenizer.to_str().encode()
     if not path.exists() or path.read_bytes() != content:

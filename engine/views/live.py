@@ -186,7 +186,7 @@ class LiveQueries(threading.Thread):
             if not self._open:
                 break
             envelope, steps = self._open.popleft()
-            if envelope.deadline <= time.time():
+            if envelope.deadline <= time.monotonic():
                 self._waiting_prompts.discard(envelope.id)
                 continue
             if self._answer(envelope, lambda steps=steps: next(steps)):
@@ -208,7 +208,7 @@ class LiveQueries(threading.Thread):
         except msgspec.DecodeError as error:
             log.error("a live request that is none was dropped: %s", error)
             return
-        if envelope.deadline <= time.time():
+        if envelope.deadline <= time.monotonic():
             return
         request = envelope.request
         if isinstance(request, ContextsRequest | GateContextsRequest):
@@ -222,7 +222,7 @@ class LiveQueries(threading.Thread):
         """Leave a request to the main loop. Raises TooMany where it would come too late."""
         waiting = self.waiting
         wait = waiting * self._pace
-        if wait > envelope.deadline - time.time():
+        if wait > envelope.deadline - time.monotonic():
             message = (
                 f"{waiting} requests wait for the engine's turn, some {wait:.0f} s, and nobody would wait for this one so long"
             )
@@ -310,7 +310,7 @@ class LiveQueries(threading.Thread):
         except Exception:  # one bad request must not end the thread that serves all others, nor the engine
             log.exception("a live request failed: %r", envelope.request)
             packed, how = pack_error(SaestreamError("the engine failed on this request; its log says why")), "failed"
-        request_took(time.time() - envelope.sent_at, "%s: %s", type(envelope.request).__name__, how)
+        request_took(time.monotonic() - envelope.sent_at, "%s: %s", type(envelope.request).__name__, how)
         try:
             with self._client.pipeline() as pipe:
                 pipe.rpush(self._keys.reply(envelope.id), packed)

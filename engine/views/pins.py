@@ -58,7 +58,7 @@ class PinQueries:
 
         Raises:
             BadValue: no pairs, or more than the limit leaves room for. Unknown: a feature or layer pair that the run does not have.
-            NotReady: the loop counts again what it had counted before. StorageFull: the disk is full.
+            NotReady: the loop counts again what it had counted before. StorageFault: the disk fails.
                 None is pinned then.
         """
         if not pairs:

@@ -141,13 +141,14 @@ RelationRequest = (
 
 
 class AnalysisEnvelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way: sent and of use until when (Unix seconds), and the id of the HTTP request that it is for."""
+    """A request on its way: sent and of use until when (by the monotonic clock, which all processes of a machine share and nobody
+    sets), and the id of the HTTP request that it is for."""
 
     id: str
     deadline: float
     request: RelationRequest
     page: Page
-    sent_at: float = msgspec.field(default_factory=time.time)
+    sent_at: float = msgspec.field(default_factory=time.monotonic)
     asked_by: str = msgspec.field(default_factory=partial(current, "request"))
 
 
@@ -221,5 +222,5 @@ async def ask(
         NotReady: no snapshot yet, or no answer in time. Gone: a cursor whose list is not kept any more. BadInput: not a cursor of
             this question. redis.RedisError: Redis is away.
     """
-    envelope = AnalysisEnvelope(id=secrets.token_hex(8), deadline=time.time() + timeout, request=request, page=page)
+    envelope = AnalysisEnvelope(id=secrets.token_hex(8), deadline=time.monotonic() + timeout, request=request, page=page)
     return open_reply(await exchange(client, keys, keys.analysis, envelope, timeout, "the analysis worker"), ANSWERS[type(request)])

@@ -229,12 +229,13 @@ class GateContextsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on its way: sent and of use until when (Unix seconds), and the id of the HTTP request that it is for."""
+    """A request on its way: sent and of use until when (by the monotonic clock, which all processes of a machine share and nobody
+    sets), and the id of the HTTP request that it is for."""
 
     id: str
     deadline: float
     request: LiveRequest
-    sent_at: float = msgspec.field(default_factory=time.time)
+    sent_at: float = msgspec.field(default_factory=time.monotonic)
     asked_by: str = msgspec.field(default_factory=partial(current, "request"))
 
 
@@ -293,7 +294,7 @@ async def ask(client: redis.asyncio.Redis, keys: Keys, request: LiveRequest, tim
         SaestreamError: what the engine answered with.
         redis.RedisError: Redis is away.
     """
-    envelope = Envelope(id=secrets.token_hex(8), deadline=time.time() + timeout, request=request)
+    envelope = Envelope(id=secrets.token_hex(8), deadline=time.monotonic() + timeout, request=request)
     return open_reply(await exchange(client, keys, keys.requests, envelope, timeout, "the engine"), _ANSWERS[type(request)])
 
 
@@ -314,7 +315,7 @@ async def exchange(client: redis.asyncio.Redis, keys: Keys, queue: str, envelope
     if waiting > MOST_WAITING:
         await client.lrem(queue, -1, packed)  # type: ignore[misc]  # redis-py types it as sync or async
         raise TooMany(f"{waiting - 1:,} requests wait for {answering} already, and no more are taken until some are answered")
-    while (left := envelope.deadline - time.time()) > 0:
+    while (left := envelope.deadline - time.monotonic()) > 0:
         try:
             found = await client.blpop([keys.reply(envelope.id)], timeout=min(_SLICE_SECONDS, max(0.01, left)))  # type: ignore[misc]
         except RedisTimeout:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Pair = tuple[int, int, int, int]
 """Upstream layer and feature, downstream layer and feature."""
 
+MAGIC = b"SAESPINS"
+VERSION = 1
+
 LEADERS = 5
 MIN_SUPPORT = 10
 
@@ -36,6 +39,12 @@ class Pin(msgspec.Struct, frozen=True):
     segment: int
     pairs: list[Pair]
     tokens: int | None = None
+
+
+class _Pins(msgspec.Struct, frozen=True):
+    """The file of the pins, a record (`engine.durable`): nothing else could bring them back."""
+
+    pins: list[Pin]
 
 
 class Watch:
@@ -61,8 +70,8 @@ class Watch:
         self._pins: list[Pin] = []
         if path.exists():
             try:
-                self._pins = msgspec.json.decode(path.read_bytes(), type=list[Pin])
-            except msgspec.DecodeError as error:
+                self._pins = msgspec.convert(durable.read_record(path, MAGIC, {VERSION}), _Pins).pins
+            except msgspec.ValidationError as error:
                 raise DamagedFile(f"{path} holds no list of watched pairs: {error}") from error
 
     @property
@@ -85,7 +94,7 @@ class Watch:
 
         Raises:
             BadValue: more pairs than the limit leaves room for; none is pinned then.
-            StorageFull: none is pinned.
+            StorageFault: none is pinned.
         """
         known = self.pinned
         new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
@@ -101,7 +110,7 @@ class Watch:
                 )
         if new:
             pins = [*self._pins, Pin(segment, new, tokens)]
-            durable.write_file(self._path, [msgspec.json.encode(pins)])
+            durable.write_record(self._path, MAGIC, VERSION, _Pins(pins))
             self._pins = pins
         return len(new)
 
