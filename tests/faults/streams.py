@@ -38,9 +38,13 @@ class Upload:
 class Stream(Protocol):
     """Uploads of a run with these dictionary sizes."""
 
-    sizes: tuple[int, ...]
-    options: tuple[str, ...]
-    """Of `saestream serve`."""
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of `saestream serve`."""
+        ...
 
     def upload(self, number: int) -> Upload: ...
 
