@@ -94,6 +94,7 @@ def drive(variant: str, stream: Stream, acts: Iterator[Act], kills: int, seed: i
             "abandoned": run.abandoned,
             "abandoned_taken": run.abandoned_taken,
             "minutes": round((time.monotonic() - began) / 60, 1),
+            "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         found = [row(variant, kind, run.outcomes, total) for kind in dict.fromkeys(outcome.kind for outcome in run.outcomes)]
     return found
@@ -114,7 +115,7 @@ def row(variant: str, kind: str, outcomes: list[Outcome], total: dict[str, objec
         "replayed_tokens": sum(outcome.replayed or 0 for outcome in of_kind),
         "campaign": total,
         "machine": rows.machine(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": total["ended"],
     }
 
 
@@ -129,8 +130,8 @@ GUARANTEES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "the engine is killed (`kill -9`), at any moment or step of writing",
         ("engine",),
-        "nothing acknowledged is lost or counted twice; it is started again and goes on from the newest checkpoint; `/readyz` is "
-        "false until it is where it was",
+        "nothing acknowledged is lost or counted twice; it is started again and goes on from the newest checkpoint. `/readyz` is "
+        "false from three publish intervals after the kill until all is counted again that was",
     ),
     (
         "the API is killed",
@@ -205,7 +206,8 @@ def figures(found: list[dict]) -> str:
     """How often, how long until ready (without a model, and of the bundled one), and what was counted again."""
     if not found:
         return "not in it"
-    parts = [f"{sum(one['faults'] for one in found):,} times"]
+    times = sum(one["faults"] for one in found)
+    parts = ["once" if times == 1 else f"{times:,} times"]
     for variant, of in (("pushed", "without a model"), ("model", "with the bundled one")):
         of_it = [one["ready_seconds"] for one in found if one["variant"] == variant]
         if of_it:

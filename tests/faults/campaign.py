@@ -27,6 +27,7 @@ import psutil
 import pytest
 
 from engine.counts.checkpoint import Checkpoints, Loaded
+from engine.counts.pairs import PairTable
 from engine.counts.state import State
 from engine.encoder.description import RunDescription
 from tests.faults.damage import Damage
@@ -460,6 +461,7 @@ def compare_state(state: State, oracle: Oracle) -> None:
         np.testing.assert_allclose(marginals.sum, oracle.sums[layer], rtol=1e-6)
         np.testing.assert_allclose(marginals.sum_of_squares, oracle.squares[layer], rtol=1e-6)
     for pair, table in state.pairs.items():
+        assert isinstance(table, PairTable)
         np.testing.assert_array_equal(table.counts, oracle.joint[pair], f"counts of layer pair {pair}")
         np.testing.assert_allclose(table.products, oracle.products[pair], rtol=1e-6)
     for layer, part in enumerate(state.corpora):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ def test_undamaged_it_goes_on_in_the_middle_of_the_last_segment(root: Path) -> N
 
 @pytest.mark.parametrize("damage", [cut_off, flipped], ids=["cut off", "flipped"])
 def test_damaged_at_any_byte_the_newest_segment_is_given_up_with_the_checkpoint_that_has_counted_in_it(
-    root: Path, tmp_path: Path, damage: type[cut_off]
+    root: Path, tmp_path: Path, damage: Callable[[Path], Iterator[int]]
 ) -> None:
     segment = newest(root / "log", "*.seg")
     number, aside = int(segment.stem), segment.with_name(segment.name + ".damaged")
@@ -117,7 +117,7 @@ def refused(checkpoints: Checkpoints) -> list[Cursor]:
 
 @pytest.mark.parametrize("damage", [cut_off, flipped], ids=["cut off", "flipped"])
 def test_damaged_at_any_byte_of_any_file_the_newest_checkpoint_gives_way_to_the_one_before(
-    root: Path, tmp_path: Path, damage: type[cut_off]
+    root: Path, tmp_path: Path, damage: Callable[[Path], Iterator[int]]
 ) -> None:
     manifest = newest(root / "checkpoints", "*.manifest")
     last, before = Cursor(CorpusLog(root / "log").last, 1), Cursor(CorpusLog(root / "log").last - 1, 0)
