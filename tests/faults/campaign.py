@@ -412,7 +412,7 @@ class Campaign:
             i, j = (int(self.rng.integers(self.stream.sizes[layer])) for layer in (up, down))
             answer = self.service.get("/v1/similarity", up=f"{up}:{i}", down=f"{down}:{j}")
             fired = self.oracle.counts[up][i].sum(), self.oracle.counts[down][j].sum(), self.oracle.joint[up, down][i, j].sum()
-            assert answer["counts"] == dict(zip(("up", "down", "joint"), map(int, fired), strict=True))
+            assert tuple(answer["counts"][name] for name in ("up", "down", "joint")) == fired
             squares = self.oracle.squares[up][i] * self.oracle.squares[down][j]
             cosine = self.oracle.products[up, down][i, j] / np.sqrt(squares) if squares else None
             assert answer["measures"]["activation_cosine"]["estimate"] == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,8 +60,8 @@ def newest(root: Path, pattern: str) -> Path:
 def cut_off(path: Path) -> Iterator[int]:
     """The file shortened to every length, then whole again."""
     whole = path.read_bytes()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
+    for length in range(len(whole) - 1, -1, -1):  # in place: a file that is emptied and written anew is written out by ext4
+        os.truncate(path, length)
         yield length
     path.write_bytes(whole)
 
@@ -69,7 +70,9 @@ def flipped(path: Path) -> Iterator[int]:
     """The file with a bit flipped in every byte, then whole again."""
     whole, rng = path.read_bytes(), np.random.default_rng(5)
     for at in range(len(whole)):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
+        with path.open("r+b") as file:
+            file.seek(max(at - 1, 0))
+            file.write(whole[max(at - 1, 0) : at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]))
         yield at
     path.write_bytes(whole)
 
@@ -96,7 +99,7 @@ def test_damaged_at_any_byte_the_newest_segment_is_given_up_with_the_checkpoint_
             found = recover(Checkpoints(root / "checkpoints"), root / "log", RUN)
             assert (found.cursor, found.corpus.last) == (Cursor(number - 1, 0), number - 1)
             assert_counts_to_the_end(shutil.copytree(root, tmp_path / f"at {at}"))
-        aside.unlink()
+        aside.rename(segment)
 
 
 def refused(checkpoints: Checkpoints) -> list[Cursor]:
@@ -148,6 +151,10 @@ def test_without_a_checkpoint_that_can_be_used_all_is_counted_again_from_whateve
     for path in (root / "checkpoints").glob("*.manifest"):
         path.write_bytes(b"?")
     assert_counts_to_the_end(shutil.copytree(root, tmp_path / "log whole"))
+    dropped = CorpusLog(shutil.copytree(root, tmp_path / "text dropped") / "log")
+    dropped.drop(0)
+    with pytest.raises(DamagedFile, match=r"no checkpoint in .* can be used, and the text of .*00000000\.seg was dropped"):
+        HandRun(tmp_path / "text dropped")
     (root / "log" / "00000001.seg").write_bytes(b"?")
     assert_counts_to_the_end(shutil.copytree(root, tmp_path / "log damaged"))
     (root / "log" / "00000000.seg").unlink()
