@@ -7,18 +7,27 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from corpus_rig import DICTIONARIES, frame, start_ingest, take_all, upload
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from views_rig import description
 
 from api import doctor
 from api.doctor import examine
+from engine.corpus.inbox import Inbox
+from engine.corpus.log import CorpusLog
+from engine.counts.checkpoint import Cursor
+from engine.counts.state import State
+from engine.figures import Gauges
 from engine.settings import Settings
+from engine.views.live import LiveQueries
 from tests.service import Service, eventually, pack_frame, serving, sparse
 
 OURS = "saestream_"
@@ -204,3 +213,31 @@ def test_the_doctor_examines_a_server_that_runs(service: Service, monkeypatch: p
         api.resume()
     assert findings["server"].state == "wrong" and "does not answer" in findings["server"].says
     assert findings["corpus log"].state == findings["checkpoint"].state == "ok"
+
+
+def test_what_a_restarted_engine_counts_again_is_told_as_replay(tmp_path: Path) -> None:
+    inbox, log = Inbox(tmp_path / "inbox"), CorpusLog(tmp_path / "log")
+    for at in range(3):
+        upload(inbox, frame(f"document {at}", 100), "application/x-msgpack")
+    take_all(start_ingest(inbox, log, None), inbox, log)
+    again = start_ingest(inbox, log, None, consumed=-1)
+    state, nowhere = State.zero(DICTIONARIES), Settings(redis_url="unix:///nowhere")
+    gauges = Gauges(log, again, LiveQueries(nowhere, description(DICTIONARIES), state, threading.Lock()), state)
+    first = log.end_position(0)
+    start = gauges.read(Cursor(0, 0), [], again.queue_tokens, 50.0)
+    assert (start.replay_left, start.replay_per_second, start.tokens_waiting, start.segments_waiting) == (
+        300,
+        50.0,
+        300,
+        log.last + 1,
+    )
+    assert (start.tokens_received, start.tokens_durable) == (300, 300)
+    later = gauges.read(Cursor(1, 0), [], 300 - first, 50.0)
+    assert (later.replay_left, later.replay_per_second, later.tokens_received) == (300 - first, 50.0, 300)
+    done = gauges.read(Cursor(log.last + 1, 0), [], 0, 50.0)
+    assert (done.replay_left, done.replay_per_second, done.tokens_waiting, done.segments_waiting) == (0, 0.0, 0, 0)
+    again.consumed(log.last)
+    upload(inbox, frame("new", 60), "application/x-msgpack")
+    take_all(again, inbox, log)
+    new = gauges.read(Cursor(log.last, 0), [], again.queue_tokens, 50.0)
+    assert (new.replay_left, new.tokens_waiting, new.tokens_durable) == (0, 60, 360)
