@@ -91,8 +91,8 @@ def drive(variant: str, stream: Stream, acts: Iterator[Act], kills: int, seed: i
             "resent": run.resent,
             "repeated": run.repeated,
             "conflicts": run.conflicts,
-            "abandoned": run.abandoned,
-            "abandoned_taken": run.abandoned_taken,
+            "abandoned": len(run.abandoned),
+            "abandoned_taken": len(run.abandoned & set(run.acknowledged)),
             "minutes": round((time.monotonic() - began) / 60, 1),
             "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }

@@ -168,8 +168,8 @@ class Campaign:
     Attributes:
         acknowledged: id of every upload that was acknowledged, by its number.
         outcomes: of the faults so far. resent: attempts that failed and were made again. repeated: acknowledged uploads that were
-            sent again. conflicts: the same key with other content. abandoned, abandoned_taken: uploads that nobody sent again, and
-            those of them that had been taken. failed: corpora of uploads that were damaged on purpose.
+            sent again. conflicts: the same key with other content.
+        abandoned: numbers of uploads that were sent once and never again. failed: corpora of uploads that were damaged on purpose.
     """
 
     def __init__(self, service: Service, stream: Stream, control: Path, rng: np.random.Generator) -> None:
@@ -177,10 +177,10 @@ class Campaign:
         self.oracle = Oracle(stream.sizes, [(up, up + 1) for up in range(len(stream.sizes) - 1)])
         self.acknowledged: dict[int, str] = {}
         self.outcomes: list[Outcome] = []
-        self.resent = self.repeated = self.conflicts = self.abandoned = self.abandoned_taken = 0
+        self.resent = self.repeated = self.conflicts = 0
+        self.abandoned: set[int] = set()
         self.failed: set[str] = set()
         self._next = 0
-        self._abandoned: set[int] = set()
         self._counted: set[str] = set()
         self._senders = ThreadPoolExecutor(4)
 
@@ -203,8 +203,7 @@ class Campaign:
     def abandon(self) -> None:
         """Send an upload into whatever happens, and never again: it is taken whole or not at all."""
         number, self._next = self._next, self._next + 1
-        self._abandoned.add(number)
-        self.abandoned += 1
+        self.abandoned.add(number)
         with suppress(httpx.TransportError):
             self._post(self.stream.upload(number), corpus=f"abandoned-{number}")
 
@@ -361,7 +360,7 @@ class Campaign:
             if upload_id not in self._counted:
                 self._counted.add(upload_id)
                 upload = self.stream.upload(number)
-                corpus = f"abandoned-{number}" if number in self._abandoned else upload.corpus
+                corpus = f"abandoned-{number}" if number in self.abandoned else upload.corpus
                 self.oracle.add(upload_id, corpus, upload.documents)
         assert len(set(self.acknowledged.values())) == len(self.acknowledged), "two uploads have the same id"
         tokens = int(self.oracle.tokens.sum())
@@ -373,13 +372,12 @@ class Campaign:
 
     def _look_for_abandoned(self) -> None:
         """Whether uploads that nobody sent again were taken: then they are counted like any other."""
-        for number in sorted(self._abandoned - set(self.acknowledged)):
+        for number in sorted(self.abandoned - set(self.acknowledged)):
             answer = self.service.http.get(f"/v1/corpora/abandoned-{number}")
             assert answer.status_code in (200, 404), answer.text
             if answer.status_code == 200:
                 (item,) = answer.json()["items"]
                 self.acknowledged[number] = item["id"]
-                self.abandoned_taken += 1
 
     def _published(self) -> int | None:
         answer = self.service.http.get("/v1/status")
@@ -434,7 +432,7 @@ class Campaign:
 
     def _send_again(self) -> None:
         """What was acknowledged is sent again: nothing happens. The same key with other content is refused."""
-        known = [number for number in self.acknowledged if number not in self._abandoned]
+        known = [number for number in self.acknowledged if number not in self.abandoned]
         for number in self.rng.choice(known, 2).tolist():
             upload = self.stream.upload(number)
             answer = self._post(upload)
