@@ -216,7 +216,8 @@ def corpus_log(settings: Settings, running: bool) -> Finding:
     gaps = [number for number in range(numbers[0], numbers[-1]) if number not in set(numbers)]
     if gaps:
         return wrong(
-            f"{segment_path(folder, gaps[0])} is missing", "restore it from a copy: what follows it can't be counted again"
+            f"{segment_path(folder, gaps[0])} is missing",
+            "a start goes on without it where it is counted, and else makes it again from its uploads",
         )
     try:
         end = read_segment_header(folder, numbers[-1]).end_position
@@ -224,7 +225,7 @@ def corpus_log(settings: Settings, running: bool) -> Finding:
     except (DamagedFile, FileNotFoundError) as error:
         if running and not segment_path(folder, numbers[-1]).exists():
             return ok("segments come and go: the server is at work")
-        return wrong(str(error), "see the server's log; a start says what of it can be counted again")
+        return wrong(str(error), "a start makes it again from its uploads, where it is not counted yet; its log says so")
     return ok(f"{len(numbers):,} segments, {end:,} tokens; the newest is whole")
 
 
