@@ -30,8 +30,9 @@ from engine.errors import StorageFault
 from engine.loop import Encoder
 from engine.pace import MicroBatchSize, Rate
 from engine.uploads import Uploads
+from engine.views.figures import Figures
 from engine.views.publisher import Publisher
-from engine.views.records import EngineState, Figures, LayerStatus, StatusRecord
+from engine.views.records import EngineState, LayerStatus, StatusRecord
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.views.records import Figures
+from engine.views.figures import Figures
 
 if TYPE_CHECKING:
     from engine.corpus.ingest import Ingest
