@@ -147,7 +147,7 @@ def test_the_state_has_the_moments_of_the_definition_at_every_reading(
     assert moments.sums[:, 0].tolist() == [state.tokens] * pairs, "tokens at which nothing fires count too"
     assert moments.sums[:, 1:4].T.tolist() == [
         *(layer.count.tolist() for layer in state.marginals),
-        state.pairs[LAYERS].joint((every, every)).tolist(),
+        state.pairs[LAYERS].at(every, every).joint.tolist(),
     ], "of pairs that are watched from the start, the tables hold the same"
 
 

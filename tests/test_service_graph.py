@@ -176,7 +176,7 @@ def test_messagepack_and_json_say_the_same(run: Run) -> None:
     ("body", "status", "says"),
     [
         pytest.param({"prompt": "word " * 300}, 413, "tokens: at most 256", id="too-many-tokens"),
-        pytest.param({"prompt": "x" * 70_000}, 413, "65,536 bytes: a prompt has at most 256 tokens", id="too-many-bytes"),
+        pytest.param({"prompt": "x" * 70_000}, 413, "and may have 65,536: a prompt has at most 256 tokens", id="too-many-bytes"),
         pytest.param({"prompt": ""}, 422, "prompt is empty", id="empty"),
         pytest.param({}, 400, "`prompt`", id="no-prompt"),
         pytest.param({"prompt": 7}, 400, "`$.prompt`", id="prompt-is-a-number"),
