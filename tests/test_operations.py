@@ -173,6 +173,7 @@ def test_latencies_are_by_route_and_nothing_that_a_client_makes_up_becomes_a_lab
 
 def test_every_query_of_the_dashboard_names_metrics_and_labels_that_there_are(service: Service) -> None:
     service.http.get("/v1/flow")
+    eventually("the engine has told that its snapshot holds all", lambda: "saestream_lag_seconds" in scraped(service))
     known: dict[str, set[str]] = {}
     for family in scraped(service).values():
         for sample in family.samples:
