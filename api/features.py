@@ -65,7 +65,7 @@ async def feature(
     snapshot, record, hidden = await views.feature_with_hidden(layer, index)
     await refuse_stale(views, snapshot, max_staleness_ms)
     strongest, reason, lasting = await _strongest(views, record)
-    pairs = [(min(layer, table.layer), max(layer, table.layer)) for table in record.tables]
+    pairs = [(min(layer, other), max(layer, other)) for other, _ in await views.layers_beside(layer)]
     of_layers = [hidden_answer(run.description(), (layer, index), down, row) for down, row in hidden.items()]
     explained = explanations.of(described, index)
     body = feature_answer(described, record, snapshot, pairs, strongest, reason, of_layers, explained)

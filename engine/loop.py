@@ -2,11 +2,11 @@
 
 1. Take the next sealed segment of the log, from where the checkpoint's cursor says.
 2. In micro-batches of at most half a second: model and SAEs → sparse batch → every statistic of every layer pair.
-3. Between micro-batches: answer what needs the encoder, publish a snapshot, save a checkpoint, whichever is due.
+3. Between micro-batches: answer what needs the encoder, hand over a snapshot, save a checkpoint, whichever is due.
 
 What a segment holds and the order of its units are fixed by the log; the size of a micro-batch is this machine's business and
 changes no count. Only `State.add` runs under the lock that the query thread shares, so a look-up waits milliseconds, not for a
-forward pass.
+forward pass. Of a snapshot only the taking is done here, the rest beside the counting (`engine.views.publishing`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from engine.views.effects import Effects
 from engine.views.gate_choices import choose_gates
 from engine.views.live import LiveQueries
 from engine.views.pins import NextSegment, PinQueries
-from engine.views.publisher import Publisher
+from engine.views.publisher import Told
+from engine.views.publishing import Publishing
 from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord, TableStatus
 from engine.views.siblings import choose_siblings
 from engine.views.watch import Watch
@@ -73,7 +74,7 @@ class Loop:
     cursor: Cursor
     checkpoints: Checkpoints
     retention: Retention
-    publisher: Publisher
+    publishing: Publishing
     live: LiveQueries
     convergence: Convergence
     watch: Watch
@@ -95,21 +96,25 @@ class Loop:
         Raises:
             Whatever ended the ingest thread: an engine that gets no text any more must not look healthy.
         """
-        self._standing = self.publisher.standing_tokens()
+        self._standing = self.publishing.publisher.standing_tokens()
         self.live.pins = PinQueries(self.description, self.state, self.lock, self.watch, self.next_segment)
         self.ingest.start()
         self.live.start()
+        self.publishing.start()
         try:
             while not self.stop.is_set():
                 self.ingest.check()
+                self.publishing.check()
                 segment = self.corpus.next_segment(self.cursor.segment)
                 if segment is None:
                     self.idle()
                 elif self.count(segment):
                     self.finish(segment)
+            self.publishing.stop()
             self.save()
-            self.publisher.beat(self.status("stopping"))
+            self.publishing.publisher.beat(self.status("stopping"))
         finally:
+            self.publishing.stop()
             self.ingest.stop()
             self.live.stop()
 
@@ -148,6 +153,7 @@ class Loop:
 
     def finish(self, segment: Segment) -> None:
         """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""
+        self.publish_ahead()
         before = self.state.tokens - sum(batch.tokens for batch in self.batches)
         with self.lock:
             self.watch.begin(self.state, segment.number, segment.first_position, before)
@@ -187,18 +193,23 @@ class Loop:
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
         self.answer()
-        recovering = self.state.tokens < self._standing  # readers have seen more: show them nothing older
-        if self.publisher.due() and not recovering:
+        self.publishing.check()
+        if self.publishing.due() and not self.recovering:
             self.publish("counting")
-            self.answer()
         elif time.monotonic() >= self._beat_at:
-            self.beat("recovering" if recovering else "counting")
+            self.beat("recovering" if self.recovering else "counting")
         if self.checkpoints.due():
+            self.publish_ahead()
             self.save()
+
+    @property
+    def recovering(self) -> bool:
+        """Whether readers have seen more than is counted again by now: show them nothing older."""
+        return self.state.tokens < self._standing
 
     def idle(self) -> None:
         """Nothing to count: publish what was counted last, save it, and wait for text or a question."""
-        if self.publisher.due(idle=True):
+        if self.publishing.due(idle=True):
             self.publish("idle")
         if self.checkpoints.due():
             self.save()
@@ -210,14 +221,29 @@ class Loop:
         self.live.answer_pending(self.encode_windows)
 
     def publish(self, state: EngineState) -> None:
-        """Publish a snapshot; where nothing was counted since the last one this is a heartbeat."""
-        records = self.uploads.records(self.state.ledger)
-        self.publisher.publish(self.state, self.status(state), records, self.convergence.record())
+        """Hand over a snapshot; where nothing was counted since the last one this is a heartbeat, once a second."""
+        publisher = self.publishing.publisher
+        known = publisher.has(self.state)
+        if known and time.monotonic() < self._beat_at:
+            return
+        told = Told(self.status(state), self.uploads.records(self.state.ledger), self.convergence.record())
+        if known:
+            self.publishing.beat(told)
+        else:
+            with self.lock:  # from a look-up that does the same
+                for table in self.state.pairs.values():
+                    table.settle()
+            self.publishing.put(publisher.take(self.state), told)
         self._beat_at = time.monotonic() + _BEAT_SECONDS
+
+    def publish_ahead(self) -> None:
+        """Before something that takes a while: hand over what is counted, so that it need not wait for the end of that."""
+        if self.publishing.due(idle=True) and not self.recovering:
+            self.publish("counting")
 
     def beat(self, state: EngineState) -> None:
         """Tell how the engine is, without a snapshot."""
-        self.publisher.beat(self.status(state))
+        self.publishing.beat(Told(self.status(state)))
         self._beat_at = time.monotonic() + _BEAT_SECONDS
 
     def save(self) -> None:
@@ -257,8 +283,8 @@ class Loop:
             tables=[TableStatus(**table._asdict()) for table in layouts(self.state.shape)],
             checkpoint=None if last is None else CheckpointStatus(tokens=last.tokens, saved_at=last.saved_at, seconds=last.seconds),
             memory_bytes=psutil.Process().memory_info().rss,
-            problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
+            problem=self.storage_problem or self.ingest.problem or self.publishing.publisher.problem,
             updated_at=time.time(),
             calibration=self.calibration,
-            publish_interval=self.publisher.interval,
+            publish_interval=self.publishing.interval,
         )

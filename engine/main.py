@@ -53,6 +53,7 @@ from engine.views.effects import Effects
 from engine.views.live import LiveQueries
 from engine.views.prompt_queries import PromptQueries
 from engine.views.publisher import Publisher
+from engine.views.publishing import Publishing
 from engine.views.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         cursor=cursor,
         checkpoints=checkpoints,
         retention=Retention(Quota.of(settings), inbox, corpus, settings.retention == "drop"),
-        publisher=publisher,
+        publishing=Publishing(publisher, settings.publish_interval, settings.threads),
         live=live,
         effects=effects,
         watch=Watch(settings.data_dir / "watch.json", settings.watched_pairs, shape.pairs),
