@@ -42,6 +42,7 @@ from api.problems import HANDLERS
 from api.run import Run
 from api.schema import complete, openapi
 from api.slots import Slots
+from api.strongest_texts import StrongestTexts
 from engine.corpus.inbox import Inbox
 from engine.corpus.quota import Quota
 from engine.errors import NoRedis
@@ -71,11 +72,13 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
     if settings.redis_url is None:
         raise NoRedis("the settings of the API process name no redis_url: `saestream serve` starts a Redis and fills it in")
     redis = connect_async(settings.redis_url)
+    views = Views(redis, settings.redis_prefix)
     state = State(
         {
             "settings": settings,
             "redis": redis,
-            "views": Views(redis, settings.redis_prefix),
+            "views": views,
+            "strongest_texts": StrongestTexts(views),
             "explanations": Explanations(settings.explanations),
             "inbox": Inbox(settings.data_dir / "inbox", Quota.of(settings)),
             "arriving": Slots(settings.max_uploads, "uploads arrive"),
@@ -86,7 +89,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             "visible_seconds": visible_seconds,
         }
     )
-    names = ("settings", "views", "inbox", "run", "metrics", "explanations")
+    names = ("settings", "views", "inbox", "run", "metrics", "explanations", "strongest_texts")
     app = Litestar(
         route_handlers=[
             *(status.ROUTES + corpora.ROUTES + activations.ROUTES + features.ROUTES + similarity.ROUTES),
@@ -110,7 +113,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
         state=state,
         exception_handlers=dict(HANDLERS),
         before_request=only_known_parameters,
-        guards=[RefuseWhileCalibrating(state.views, settings)],
+        guards=[RefuseWhileCalibrating(views, settings)],
         middleware=[state.metrics.middleware],
         openapi_config=openapi(VERSION),
         lifespan=[_until_closed],

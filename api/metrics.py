@@ -29,6 +29,11 @@ class RequestMetrics:
             registry=self.registry,
         )
 
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.seconds.labels(method, route).observe(seconds)
+
     def middleware(self, app: ASGIApp) -> ASGIApp:
         """Count every request when its answer begins (an event stream has no end)."""
 
@@ -41,8 +46,7 @@ class RequestMetrics:
             async def counting(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     route = scope.get("path_template") or "unknown"  # never the address itself: a label per address would never end
-                    self.requests.labels(scope["method"], route, str(message["status"])).inc()
-                    self.seconds.labels(scope["method"], route).observe(time.perf_counter() - began)
+                    self.answered(scope["method"], route, message["status"], time.perf_counter() - began)
                 await send(message)
 
             await app(scope, receive, counting)

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from api.app import create_app
 from api.connection import Connection
 from api.gate import Gate
+from api.kept_answers import KeptAnswers
 from api.rate_limit import RateLimit
 from engine.errors import AlreadyRunning, BadInput
 from engine.settings import Settings
@@ -95,8 +96,10 @@ def main() -> int:
     except (BadInput, AlreadyRunning) as error:
         log.error("%s", error.message)
         return REFUSED
+    state = app.state
+    answers = KeptAnswers(app, state.views, state.metrics, state.strongest_texts)
     config = uvicorn.Config(
-        Gate(app, settings, RateLimit(app.state.redis, settings)),  # pyright: ignore[reportArgumentType]  (another spelling of ASGI)
+        Gate(answers, settings, RateLimit(state.redis, settings)),  # pyright: ignore[reportArgumentType]  (another spelling of ASGI)
         http=partial(Connection, settings.slow_seconds),  # pyright: ignore[reportArgumentType]  (called, never subclassed)
         ws="none",
         log_config=None,

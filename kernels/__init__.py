@@ -27,6 +27,7 @@ from kernels.cpu.half_lists import half_lists
 from kernels.cpu.listed import Listed, Separators, Supported, listed_cells, supported_cells
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.siblings import CELLS, SIBLINGS, likely_children, sibling_cells
+from kernels.cpu.similarities import SIMILARITIES, similarities
 from kernels.cpu.strongest import StrongestLists
 from kernels.cpu.window_sums import WINDOW_SUMS, add_window_sums
 from kernels.csr import Csr
@@ -42,6 +43,7 @@ __all__ = [
     "PEARSON_LEAST_EFFECT",
     "RANKED",
     "SIBLINGS",
+    "SIMILARITIES",
     "WINDOW_SUMS",
     "BestCells",
     "BlockMasks",
@@ -79,5 +81,6 @@ __all__ = [
     "score_gates",
     "sibling_cells",
     "silencers",
+    "similarities",
     "supported_cells",
 ]

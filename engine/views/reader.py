@@ -24,7 +24,6 @@ from engine.views.hidden import BLOCK, HiddenRecord
 from engine.views.keys import Keys
 from engine.views.records import (
     DIRECTIONS,
-    ORDER_DIGITS,
     ConvergencePoint,
     ConvergenceRecord,
     Direction,
@@ -65,8 +64,10 @@ class Views:
 
     async def snapshot(self) -> Snapshot | None:
         """The newest published snapshot; None before the first one."""
-        pointer = cast("bytes | None", await self.client.get(self.keys.snapshot))
-        return None if pointer is None else self._snapshot.decode(pointer[ORDER_DIGITS:])
+        try:
+            return await self._reads.snapshot()
+        except NotReady:
+            return None
 
     async def features(
         self, features: Sequence[Feature], directions: Sequence[Direction] = DIRECTIONS
@@ -156,11 +157,9 @@ class Views:
             status = await self.status()
             raise no_table((layer, index), direction, status.pairs if status else [])
         if k <= published_k and min_support == published_support:
-            sizes = (await self.run()).dictionaries
             return record_neighbors(
                 record,
                 snapshot,
-                sizes,
                 direction=direction,
                 measure=measure,
                 k=k,

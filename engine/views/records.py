@@ -122,7 +122,7 @@ class NeighborTable(msgspec.Struct, frozen=True):
     The union of the top `published_k` by every measure, among those with a joint count of at least `min_support`.
 
     Attributes:
-        layer: the neighbours' layer.
+        layer: the neighbours' layer; features: how many it has.
         direction: where that is, seen from the feature.
         packed: rows of `NEIGHBOR`.
         packed_intervals: rows of `INTERVAL`, for those of the neighbours that are watched, in the same order.
@@ -131,6 +131,7 @@ class NeighborTable(msgspec.Struct, frozen=True):
     """
 
     layer: int
+    features: int
     direction: Direction
     packed: memoryview
     packed_intervals: memoryview = memoryview(b"")

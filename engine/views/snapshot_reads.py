@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import redis.asyncio
 
-from engine.errors import NotReady
-from engine.views import scripts
 from engine.views.blocks import LISTED, STRENGTHS, LayerRecord, TableRecord, effects_of, place_of
 from engine.views.keys import Keys
+from engine.views.read_calls import ReadCalls
 from engine.views.records import INTERVAL, NEIGHBOR, ORDER_DIGITS, Direction, FeatureRecord, NeighborTable, Snapshot
 
 Feature = tuple[int, int]
@@ -43,9 +42,16 @@ class SnapshotReads:
 
     def __init__(self, client: redis.asyncio.Redis, keys: Keys) -> None:
         self._keys = keys
-        self._script = client.register_script(scripts.READ)
-        self._snapshot = msgspec.msgpack.Decoder(Snapshot)
+        self._calls = ReadCalls(client, keys)
         self._layers: dict[int, _Layer] = {}
+
+    async def snapshot(self) -> Snapshot:
+        """The newest snapshot.
+
+        Raises:
+            NotReady: nothing is published yet.
+        """
+        return (await self._calls.read({}, [])).snapshot
 
     async def layers_beside(self, layer: int) -> list[tuple[int, Direction]]:
         """The layers that a layer is paired with, and where they are, seen from it; none of a layer that there is not.
@@ -55,7 +61,7 @@ class SnapshotReads:
         """
         known = self._layers.get(layer)
         if known is None:
-            _, layers, _ = await self._call([layer], [], [])
+            _, layers, _ = await self._read([layer], [])
             known = layers.get(layer)
         return _beside(known)
 
@@ -73,47 +79,45 @@ class SnapshotReads:
         while True:
             beside = {layer: await self.layers_beside(layer) for layer in {layer for layer, _ in features}}
             needed = sorted({*beside, *(other for others in beside.values() for other, _ in others)})
-            keys, wanted = [], []
-            for layer, index in features:
-                of_feature = list(self._slices((layer, index), beside[layer], what))
-                keys += of_feature
-                wanted += [f"#{place_of(index)[1]}"] * len(of_feature)
-            snapshot, layers, found = await self._call(needed, [*keys, *more], [*wanted, *("" for _ in more)])
+            pieces = [piece for feature in features for piece in self._slices(feature, beside[feature[0]], what)]
+            snapshot, layers, found = await self._read(needed, [*pieces, *((key, "") for key in more)])
             if all(_beside(layers.get(layer)) == others for layer, others in beside.items()):
                 break  # else another run came in between
-        slices = iter(found[: len(keys)])
+        slices = iter(found[: len(pieces)])
         records = [_put_together(feature, what, snapshot, layers, slices) for feature in features]
-        return snapshot, records, [None if one is None else one[ORDER_DIGITS:] for one in found[len(keys) :]]
+        return snapshot, records, [None if one is None else one[ORDER_DIGITS:] for one in found[len(pieces) :]]
 
-    async def _call(
-        self, layers: Sequence[int], keys: list[str], wanted: list[str]
+    async def _read(
+        self, layers: Sequence[int], pieces: Sequence[tuple[str, str]]
     ) -> tuple[Snapshot, dict[int, _Layer], list[bytes | None]]:
-        """The snapshot, the records of layers as they are in it, and what was found under the keys."""
+        """The snapshot, the records of layers as they are in it, and the pieces."""
         known = {layer: self._layers[layer] for layer in layers if layer in self._layers}
-        orders = [known[layer].order if layer in known else "" for layer in layers]
-        names = [self._keys.snapshot, *map(self._keys.layer, layers), *keys]
-        found = await self._script(keys=names, args=[*orders, *wanted])
-        if not found:
-            raise NotReady("the engine has not published a snapshot yet")
-        pointer, *records = cast("list[Any]", found)
+        keys = {layer: self._keys.layer(layer) for layer in layers}
+        found = await self._calls.read({key: known[at].order if at in known else "" for at, key in keys.items()}, pieces)
         of_snapshot = {}
-        for layer, packed in zip(layers, records, strict=False):
+        for layer, key in keys.items():
+            packed = found.known[key]
             if packed is None:
                 self._layers.pop(layer, None)
             else:
                 # Those that were known when it was asked: another read may have kept newer ones since.
-                of_snapshot[layer] = known[layer] if packed == 1 else _Layer.of(packed)
+                of_snapshot[layer] = known[layer] if packed == 1 else self._unpacked(layer, packed)
         self._layers |= of_snapshot
-        return self._snapshot.decode(pointer[ORDER_DIGITS:]), of_snapshot, records[len(layers) :]
+        return found.snapshot, of_snapshot, found.pieces
 
-    def _slices(self, feature: Feature, beside: Sequence[tuple[int, Direction]], what: FeatureRead) -> Iterator[str]:
-        layer, block = feature[0], place_of(feature[1])[0]
+    def _unpacked(self, layer: int, packed: bytes) -> _Layer:
+        """The record of a layer; the one that is kept where another read has brought it meanwhile."""
+        kept = self._layers.get(layer)
+        return kept if kept is not None and packed.startswith(kept.order.encode()) else _Layer.of(packed)
+
+    def _slices(self, feature: Feature, beside: Sequence[tuple[int, Direction]], what: FeatureRead) -> Iterator[tuple[str, str]]:
+        layer, (block, at) = feature[0], place_of(feature[1])
         for other, direction in beside:
             if direction in what.directions:
-                yield self._keys.lists(layer, other, block)
-                yield self._keys.intervals(layer, other, block)
+                yield self._keys.lists(layer, other, block), f"#{at}"
+                yield self._keys.intervals(layer, other, block), f"#{at}"
         if what.strengths:
-            yield self._keys.strengths(layer, block)
+            yield self._keys.strengths(layer, block), f"#{at}"
 
 
 def _beside(layer: _Layer | None) -> list[tuple[int, Direction]]:
@@ -167,6 +171,7 @@ def _table(table: TableRecord, columns: dict[str, np.ndarray], feature: int, lis
     intervals = intervals[np.append(index, -1)[at] == intervals["index"]]
     return NeighborTable(
         layer=table.layer,
+        features=len(columns["count"]),
         direction=table.direction,
         packed=rows.view(np.uint8).data,
         packed_intervals=intervals.view(np.uint8).data,

@@ -177,8 +177,16 @@ def insert(kept, kept_scores, cell, score):
 
 
 @_compile
-def _ratio(numerator, denominator, low, high):
+def ratio(numerator, denominator, low, high):
     return min(max(numerator / denominator, low), high) if denominator > 0.0 else math.nan
+
+
+@_compile
+def spread(n, total, squares):
+    """n Σa² − (Σa)², 0 where that is rounding."""
+    most = n * squares
+    found = most - total * total
+    return found if found > _CONSTANT * most else 0.0
 
 
 @_compile
@@ -192,7 +200,7 @@ def information(n, n_i, n_j, n_ij):
     found += _term(n, n_i, n - n_j, n_i - n_ij)
     found += _term(n, n - n_i, n_j, n_j - n_ij)
     found += _term(n, n - n_i, n - n_j, n - n_i - n_j + n_ij)
-    return _ratio(found, n, 0.0, math.log(2.0))
+    return ratio(found, n, 0.0, math.log(2.0))
 
 
 @_compile
@@ -243,33 +251,33 @@ def _offer(codes, up, down, cells, joint, product, cosines, n, up_columns, down_
             least = min(row_least[i, m], column_least[j, m])
             # Where a measure can't be above what is kept, nothing more is computed of it.
             if code == _JACCARD:
-                score = _ratio(n_ij, n_i + n_j - n_ij, 0.0, 1.0)
+                score = ratio(n_ij, n_i + n_j - n_ij, 0.0, 1.0)
             elif code == _SUFFICIENCY:
-                score = _ratio(n_ij, n_i, 0.0, 1.0)
+                score = ratio(n_ij, n_i, 0.0, 1.0)
             elif code == _NECESSITY:
-                score = _ratio(n_ij, n_j, 0.0, 1.0)
+                score = ratio(n_ij, n_j, 0.0, 1.0)
             elif code in (_PHI, _INFORMATION):
-                score = _ratio(n * n_ij - n_i * n_j, up_columns[i, _PHI_ROOT] * down_columns[j, _PHI_ROOT], -1.0, 1.0)
+                score = ratio(n * n_ij - n_i * n_j, up_columns[i, _PHI_ROOT] * down_columns[j, _PHI_ROOT], -1.0, 1.0)
                 if code == _INFORMATION:
                     if information_below(n, n_i, n_j, n_ij, score, least):
                         continue
                     score = information(n, n_i, n_j, n_ij)
             elif code in (_PEARSON, _PEARSON_LOWER):
                 roots = up_columns[i, _PEARSON_ROOT] * down_columns[j, _PEARSON_ROOT]
-                score = _ratio(n * product[at] - up_columns[i, _SUM] * down_columns[j, _SUM], roots, -1.0, 1.0)
+                score = ratio(n * product[at] - up_columns[i, _SUM] * down_columns[j, _SUM], roots, -1.0, 1.0)
                 if code == _PEARSON_LOWER:
                     if not score > least:
                         continue
                     score = _bound_of_pearson(score, n_i, n_j, up_columns[i, _EFFECT], down_columns[j, _EFFECT])
             elif code == _COSINE:
-                score = _ratio(product[at], up_columns[i, _COSINE_ROOT] * down_columns[j, _COSINE_ROOT], 0.0, 1.0)
+                score = ratio(product[at], up_columns[i, _COSINE_ROOT] * down_columns[j, _COSINE_ROOT], 0.0, 1.0)
             elif code == _DECODER:
                 score = np.float64(cosines[at])
             else:
                 trials = n_i + n_j - n_ij if code == _JACCARD_LOWER else (n_i if code == _SUFFICIENCY_LOWER else n_j)
                 if not n_ij > least * trials:
                     continue
-                score = _bound_of_ratio(n_ij, trials, effects, joint[at], least)
+                score = _bound_ofratio(n_ij, trials, effects, joint[at], least)
             if not score > least:  # true for NaN
                 continue
             if score > row_least[i, m]:
