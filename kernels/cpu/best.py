@@ -277,7 +277,7 @@ def _offer(codes, up, down, cells, joint, product, cosines, n, up_columns, down_
                 trials = n_i + n_j - n_ij if code == _JACCARD_LOWER else (n_i if code == _SUFFICIENCY_LOWER else n_j)
                 if not n_ij > least * trials:
                     continue
-                score = _bound_ofratio(n_ij, trials, effects, joint[at], least)
+                score = _bound_of_ratio(n_ij, trials, effects, joint[at], least)
             if not score > least:  # true for NaN
                 continue
             if score > row_least[i, m]:
