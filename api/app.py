@@ -7,6 +7,7 @@ A route parses, calls one function and returns a struct. What it needs comes fro
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -109,7 +110,10 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             page,
             web_files(),
         ],
-        dependencies={name: Provide(_give(state[name]), sync_to_thread=False) for name in names},
+        dependencies={
+            name: Provide(_give(state[name], before), sync_to_thread=False)
+            for name, before in zip(names, (None, *names[:-1]), strict=True)
+        },
         state=state,
         exception_handlers=dict(HANDLERS),
         before_request=only_known_parameters,
@@ -124,8 +128,17 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
     return app
 
 
-def _give(value: object) -> Callable[[], object]:
-    return lambda: value
+def _give(value: object, before: str | None) -> Callable[..., object]:
+    """A dependency, resolved after the one before: Litestar runs those that do not depend on each other as tasks of a group, which
+    costs 0.07 ms a request."""
+
+    def given(**_: object) -> object:
+        return value
+
+    parameters = [] if before is None else [inspect.Parameter(before, inspect.Parameter.KEYWORD_ONLY, annotation=object)]
+    given.__signature__ = inspect.Signature(parameters, return_annotation=object)  # pyright: ignore[reportFunctionMemberAccess]
+    given.__annotations__ = {**{one.name: object for one in parameters}, "return": object}
+    return given
 
 
 @asynccontextmanager

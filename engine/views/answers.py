@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -227,31 +227,49 @@ def as_arrays(counts: PairCounts) -> PairCounts:
 def with_bounds(
     found: EstimateAnswer, measure: str, interval: np.ndarray | None, lower: float, upper: float, missing: int = 0
 ) -> EstimateAnswer:
-    """An estimate with its interval, see `_bounds`."""
-    return msgspec.structs.replace(found, **_bounds(measure, interval, lower, upper, missing))
+    """An estimate with its interval: that of a watched pair (its `INTERVAL` row), or the tempered bounds of any other, of whose
+    joint count so many may be missing."""
+    own = None if interval is None else _intervals(np.array([interval]), measure)[0]
+    return msgspec.structs.replace(found, **_bounds(measure, own, lower, upper, missing))
 
 
-def _bounds(measure: str, interval: np.ndarray | None, lower: float, upper: float, missing: int) -> dict[str, Any]:
-    """What an `EstimateAnswer` says of the interval of an estimate: that of a watched pair (its `INTERVAL` row), or the tempered
-    bounds of any other, of whose joint count so many may be missing."""
-    if interval is None:
+class _Interval(NamedTuple):
+    """What an `INTERVAL` row says of one measure."""
+
+    counted_from: int
+    documents: int
+    effective: float | None
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+
+
+def _intervals(rows: np.ndarray, measure: str) -> list[_Interval]:
+    """Of `INTERVAL [n]`, for one measure."""
+    at = INTERVAL_MEASURES.index(measure)
+    columns = [map(_short, rows[name][:, at]) for name in ("effective", "estimate", "lower", "upper")]
+    return list(map(_Interval, rows["counted_from"].tolist(), rows["documents"][:, at].tolist(), *columns))
+
+
+def _bounds(measure: str, own: _Interval | None, lower: float, upper: float, missing: int) -> dict[str, Any]:
+    """What an `EstimateAnswer` says of an interval."""
+    if own is None:
         if not math.isfinite(lower):
             why = "design effects are not known yet: too few features have fired in both halves of the documents"
             if measure == "pearson" and missing:
                 why = f"the pair's table is bounded, and products of up to {missing:,} joint tokens are missing"
             return {"reason": why}
         return {"lower": lower, "upper": upper, "status": "heuristic", "method": "tempered"}
-    at = INTERVAL_MEASURES.index(measure)
-    documents, effective = int(interval["documents"][at]), _short(interval["effective"][at]) or 0.0
-    told = {"counted_from": int(interval["counted_from"]), "documents": documents, "effective_documents": effective}
-    own, lower, upper = (_short(interval[key][at]) for key in ("estimate", "lower", "upper"))
-    if lower is None:
+    effective = own.effective or 0.0
+    told = {"counted_from": own.counted_from, "documents": own.documents, "effective_documents": effective}
+    if own.lower is None:
         why = (
-            f"{documents:,} informative documents since the pair is watched, worth {effective:,.0f} of equal weight: an interval "
-            f"needs {MIN_DOCUMENTS} and {MIN_EFFECTIVE}"
+            f"{own.documents:,} informative documents since the pair is watched, worth {effective:,.0f} of equal weight: an "
+            f"interval needs {MIN_DOCUMENTS} and {MIN_EFFECTIVE}"
         )
         return told | {"reason": why}
-    return told | {"lower": lower, "upper": upper, "interval_estimate": own, "status": "ok", "method": "anytime"}
+    bounds = {"lower": own.lower, "upper": own.upper, "interval_estimate": own.estimate}
+    return told | bounds | {"status": "ok", "method": "anytime"}
 
 
 def neighbors(
@@ -298,7 +316,7 @@ def neighbors(
     chosen, own_count = rows[best], int(own.count)
     values = estimates_at_once(pair_counts(own, chosen, snapshot.tokens, direction)) if len(chosen) else {}
     columns = {key: [_number(value) for value in np.broadcast_to(values[key], chosen.shape).tolist()] for key in values}
-    watched = {(table.layer, index): row for table in tables for index, row in zip(*_by_index(table.intervals), strict=True)}
+    watched = _watched(tables, layers[best], chosen["index"], measure)
     numbers = (layers[best], chosen["index"], chosen["count"], chosen["joint"], errors[best], lower[best], upper[best])
     found = []
     for at, (layer, index, other, joint, error, low, high) in enumerate(zip(*(one.tolist() for one in numbers), strict=True)):
@@ -392,8 +410,15 @@ def pair_names(pairs: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{up}→{down}" for up, down in pairs)
 
 
-def _by_index(intervals: np.ndarray) -> tuple[list[int], np.ndarray]:
-    return intervals["index"].tolist(), intervals
+def _watched(
+    tables: Sequence[NeighborRows], layers: np.ndarray, indices: np.ndarray, measure: str
+) -> dict[tuple[int, int], _Interval]:
+    """(layer, index) → interval of those of some neighbours that are watched."""
+    found = {}
+    for table in tables if measure in INTERVAL_MEASURES else ():
+        rows = table.intervals[np.isin(table.intervals["index"], indices[layers == table.layer])]
+        found |= zip(((table.layer, index) for index in rows["index"].tolist()), _intervals(rows, measure), strict=True)
+    return found
 
 
 def _number(value: float | np.ndarray) -> float | None:
