@@ -51,6 +51,7 @@ from engine.views.watch import Watch
 log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.05  # how long an idle loop sleeps before it looks at the log again: a fraction of `quiet_ms`
+_UNKNOWN_SECONDS = 1.0  # that something takes which was not done yet
 _BEAT_SECONDS = 1.0  # between status records while no snapshot is due
 
 
@@ -87,6 +88,7 @@ class Loop:
     storage_problem: str | None = None
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
+    _end_seconds: float = _UNKNOWN_SECONDS  # of the last segment's end
     _beat_at: float = 0.0
     _standing: int = 0
 
@@ -153,7 +155,8 @@ class Loop:
 
     def finish(self, segment: Segment) -> None:
         """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""
-        self.publish_ahead()
+        began = time.monotonic()
+        self.publish_ahead(self._end_seconds)
         before = self.state.tokens - sum(batch.tokens for batch in self.batches)
         with self.lock:
             self.watch.begin(self.state, segment.number, segment.first_position, before)
@@ -165,6 +168,7 @@ class Loop:
         self.answer()
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
             self.choose(clusters, segment.first_position + segment.token_count)
+        self._end_seconds = time.monotonic() - began
 
     def choose(self, clusters: Sequence[SegmentClusters], position: int) -> None:
         """Make the choices that belong to a segment's end; each may take a second, and a prompt waits for no more than one."""
@@ -199,7 +203,7 @@ class Loop:
         elif time.monotonic() >= self._beat_at:
             self.beat("recovering" if self.recovering else "counting")
         if self.checkpoints.due():
-            self.publish_ahead()
+            self.publish_ahead(self.checkpoints.last.seconds if self.checkpoints.last else _UNKNOWN_SECONDS)
             self.save()
 
     @property
@@ -236,9 +240,9 @@ class Loop:
             self.publishing.put(publisher.take(self.state), told)
         self._beat_at = time.monotonic() + _BEAT_SECONDS
 
-    def publish_ahead(self) -> None:
-        """Before something that takes a while: hand over what is counted, so that it need not wait for the end of that."""
-        if self.publishing.due(idle=True) and not self.recovering:
+    def publish_ahead(self, seconds: float) -> None:
+        """Before something that takes about so long: hand over what is counted, so that it need not wait for the end of that."""
+        if self.publishing.due(ahead=seconds) and not (self.recovering or self.publishing.publisher.has_taken(self.state)):
             self.publish("counting")
 
     def beat(self, state: EngineState) -> None:

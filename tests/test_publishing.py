@@ -164,16 +164,21 @@ def test_nothing_is_taken_while_something_is_being_written_and_the_pause_follows
     assert not thread.due(idle=True)
     gate.reached.acquire()
     assert not thread.free and not thread.due() and not thread.due(idle=True)
+    assert thread.due(ahead=60.0), "one may wait"
+    moment = thread.publisher.take(state)
+    thread.put(moment, told(state))
+    assert not thread.due(ahead=60.0)
     gate.let_all_through()
     thread.finish()
-    assert thread.free
-    assert thread.interval >= thread.publisher.took / TAKING_SHARE
+    assert thread.free and thread.publisher.last.version is not None
+    assert thread.interval >= TAKING_SHARE**-1 * 0.5 * moment.seconds
     assert thread.interval >= rig.settings.publish_interval
     slow = Publishing(rig.publisher(epoch=2_000), 3_600.0, threads=1)
     slow.start()
     hand_over(slow, state)
     slow.finish()
     assert slow.interval == 3_600.0 and not slow.due() and not slow.due(idle=True)
+    assert slow.due(ahead=3_601.0) and not slow.due(ahead=1.0)
     slow.stop()
 
 

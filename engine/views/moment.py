@@ -7,6 +7,7 @@ has ended.
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,6 +47,7 @@ class Moment:
     """One state.
 
     Attributes:
+        seconds: that it took to take it.
         whole: all of it is here, not only what has changed since the moment before.
         tokens: N.
         revision: what intervals, gates and design effects are from.
@@ -59,6 +61,7 @@ class Moment:
         ends: None where the moment before has the same revision.
     """
 
+    seconds: float
     whole: bool
     tokens: int
     revision: tuple[int, int]
@@ -74,7 +77,11 @@ class Moment:
 
 
 class Moments:
-    """Takes the moments of one engine, and knows what the last one held."""
+    """Takes the moments of one engine.
+
+    Attributes:
+        last: tokens and revision of the last one; None before the first.
+    """
 
     def __init__(self, keys: Keys, cosines: DecoderCosines, effects: Effects, k: int, min_support: int) -> None:
         """Keys of the run; decoder cosines and design effects, kept up to date by the loop; how many neighbours are listed by each
@@ -85,7 +92,7 @@ class Moments:
         self._hidden = HiddenRecords(keys)
         self._gates = GateRecords(keys, effects)
         self._keys = keys
-        self._last: tuple[int, tuple[int, int]] | None = None
+        self.last: tuple[int, tuple[int, int]] | None = None
 
     def revision(self, state: State) -> tuple[int, int]:
         """What intervals, gates and design effects of a state are from."""
@@ -98,10 +105,11 @@ class Moments:
             state: what is counted so far.
             whole: with everything that has not changed since the last call too.
         """
+        began = time.perf_counter()
         revision, effects = self.revision(state), self._effects
-        whole = whole or self._last is None
-        ended = whole or (self._last is not None and self._last[1] != revision)
-        self._last = (state.tokens, revision)
+        whole = whole or self.last is None
+        ended = whole or (self.last is not None and self.last[1] != revision)
+        self.last = (state.tokens, revision)
         sides = tuple(Side.of(layer) for layer in state.marginals)
         of_pairs = {pair: effects.of_pair(pair) for pair in state.pairs}
         by_bound = bool(effects.revision)
@@ -119,12 +127,16 @@ class Moments:
 
         with ThreadPoolExecutor(_THREADS, "take") as pool:
             tables = dict(zip(state.pairs, pool.map(take, state.pairs), strict=True))
+        strengths = tuple(map(_strengths, state.strongest, state.histograms))
+        hidden = list(self._hidden.changed(state, whole))
+        ends = self._ends(state, whole) if ended else None
         return Moment(
+            seconds=time.perf_counter() - began,
             whole=whole,
             tokens=state.tokens,
             revision=revision,
             sides=sides,
-            strengths=tuple(map(_strengths, state.strongest, state.histograms)),
+            strengths=strengths,
             thresholds=tuple(
                 np.zeros(size, np.float32) if limit is None else limit.cpu().numpy()
                 for size, limit in zip(state.shape.dictionaries, state.shape.thresholds, strict=True)
@@ -133,8 +145,8 @@ class Moments:
             effects=of_pairs,
             rates=effects.rates,
             by_bound=by_bound,
-            hidden=list(self._hidden.changed(state, whole)),
-            ends=self._ends(state, whole) if ended else None,
+            hidden=hidden,
+            ends=ends,
         )
 
     def _ends(self, state: State, whole: bool) -> Ends:

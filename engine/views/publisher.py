@@ -87,7 +87,6 @@ class Publisher:
         tokens: N of the newest snapshot; −1 before the first, and when it must be published again.
         problem: a sentence for the user when the last attempt failed, else None.
         last: what the last attempt did.
-        took: seconds of the last `take`.
         abandon: set it to have a publish that goes on end early, and the next one publish everything.
     """
 
@@ -116,7 +115,6 @@ class Publisher:
         self.keys = Keys(settings.redis_prefix)
         self.problem: str | None = None
         self.last = Published(None, 0)
-        self.took = 0.0
         self.abandon = threading.Event()
         self._client = client
         self._description = description
@@ -160,13 +158,14 @@ class Publisher:
         moment = self._published.moment
         return (moment.tokens, moment.revision) == (state.tokens, self._moments.revision(state))
 
+    def has_taken(self, state: State) -> bool:
+        """Whether the last moment that was taken is of this state, written or not."""
+        return self._moments.last == (state.tokens, self._moments.revision(state))
+
     def take(self, state: State) -> Moment:
         """What there is to publish of a state. Nothing may count into it meanwhile; a moment that was taken must be written before
         the next one is, since it holds what has changed since the one before."""
-        began = time.perf_counter()
-        moment = self._moments.take(state, whole=self._published is None)
-        self.took = time.perf_counter() - began
-        return moment
+        return self._moments.take(state, whole=self._published is None)
 
     def write(self, moment: Moment, told: Told) -> Published:
         """Publish a moment.
@@ -244,7 +243,7 @@ class Publisher:
         self._published, self._version = sweep, snapshot.version
         self._sent(changed, anew=everything)
         done = time.perf_counter()
-        seconds = {"take": self.took, "sweep": swept - began, "write": wrote - swept, "commit": done - wrote}
+        seconds = {"take": moment.seconds, "sweep": swept - began, "write": wrote - swept, "commit": done - wrote}
         features = sum(len(side.count) for side in moment.sides)
         log.debug("snapshot %s: %d tokens, %d of %d features in %.3f s", version, moment.tokens, written, features, done - began)
         return Published(snapshot.version, moment.tokens, features, written, size, seconds)

@@ -1,8 +1,8 @@
 """Publishing beside the counting: one thread that writes what the loop has taken, one moment after the other.
 
-The loop takes a moment when one is due and hands it over; there is never more than one that waits. Taking holds up the counting,
-writing takes a core from the forward pass where there is none to spare: both are given a share of the time, and the pause between
-two snapshots follows from what the last one cost.
+The loop takes a moment when one is due and hands it over. Before something that takes long it takes one ahead, which may have to
+wait for the one before; no more than one does. Taking holds up the counting, writing takes a core from the forward pass where there
+is none to spare: both are given a share of the time, and the pause between two snapshots follows from what the last ones cost.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ log = logging.getLogger(__name__)
 TAKING_SHARE = 1 / 13
 """Of the loop's time, that it takes moments in: below the 10 % that publishing may cost."""
 
-BUSY_SHARE, FREE_SHARE = 0.07, 0.6
+BUSY_SHARE, FREE_SHARE = 0.07, 0.7
 """Of each core that the forward pass uses, and of each that it leaves free, for writing. Redis works a fifth as long beside it."""
 
 _REDIS = 1.2
+_NEWEST = 0.3
+
+
+class _Cost(NamedTuple):
+    """Seconds of one snapshot: taking it, CPU seconds of writing it, and seconds of that."""
+
+    taking: float
+    working: float
+    writing: float
 
 
 class _Work(NamedTuple):
@@ -57,6 +66,7 @@ class Publishing(threading.Thread):
         self._error: BaseException | None = None
         self._taken_at = 0.0
         self._intact = True
+        self._cost: _Cost | None = None
 
     @property
     def free(self) -> bool:
@@ -64,14 +74,21 @@ class Publishing(threading.Thread):
         with self._condition:
             return self._waiting is None and not self._busy
 
-    def due(self, idle: bool = False) -> bool:
-        """Whether the next moment is to be taken: the last one is written, and the interval has passed since it was taken (without
-        the pause for what it cost, where the engine is idle, or all is to be published anew)."""
+    def due(self, *, idle: bool = False, ahead: float = 0.0) -> bool:
+        """Whether the next moment is to be taken: the last one is written, and the interval has passed since it was taken.
+
+        Args:
+            idle: the engine has nothing to do, so nothing is held up by what the last ones cost.
+            ahead: seconds in which nothing else can be taken. It is due if it will be within them, and need not wait until the last
+                one is written.
+        """
         pause = self._least if idle or not self._intact else self.interval
-        return self.free and time.monotonic() >= self._taken_at + pause
+        with self._condition:
+            room = self._waiting is None and (ahead > 0.0 or not self._busy)
+        return room and time.monotonic() + ahead >= self._taken_at + pause
 
     def put(self, moment: Moment, told: Told) -> None:
-        """Write a moment; it was taken just now. It must be free."""
+        """Write a moment; it was taken just now, when that was due."""
         self._put(_Work(moment, told))
         self._taken_at = time.monotonic()
 
@@ -135,8 +152,13 @@ class Publishing(threading.Thread):
         if work.moment is None:
             self._intact = self.publisher.beat(*work.told)
             return
-        began = time.thread_time()
+        began, worked = time.monotonic(), time.thread_time()
         done = self.publisher.write(work.moment, work.told)
-        worked = _REDIS * (time.thread_time() - began)
         self._intact = done.version is not None
-        self.interval = max(self._least, worked / self._cores, self.publisher.took / TAKING_SHARE)
+        cost = _Cost(work.moment.seconds, _REDIS * (time.thread_time() - worked), time.monotonic() - began)
+        # A mean of the last ones: what a segment's end adds is written once, and no reason to pause for seconds.
+        mean = (
+            cost if self._cost is None else _Cost(*(old + _NEWEST * (new - old) for old, new in zip(self._cost, cost, strict=True)))
+        )
+        self._cost = mean
+        self.interval = max(self._least, mean.taking / TAKING_SHARE, mean.working / self._cores, mean.writing)

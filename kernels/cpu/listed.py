@@ -270,12 +270,17 @@ def _cosines(product, own_root, roots, scores):
 
 
 @_compile
-def _informations(phi, joint, n, n_own, n_others, by_row, least, scores):
+def _informations(phi, joint, n, n_own, n_others, by_row, least, scores, which):
     """Mutual information where it can reach `least`, else NaN."""
+    size = 0
     for at in range(len(phi)):
+        scores[at] = np.nan
+        which[size] = at
+        size += 0 if phi[at] * phi[at] * (1.0 + 1e-9) < least else 1
+    for at in which[:size]:
         if information_below(n, n_own, n_others[at], joint[at], phi[at], least):
-            scores[at] = np.nan
-        elif by_row:
+            continue
+        if by_row:
             scores[at] = information(n, n_own, n_others[at], joint[at])
         else:
             scores[at] = information(n, n_others[at], n_own, joint[at])
@@ -334,7 +339,8 @@ def _rank(offsets, columns, n, own, others, pearson, by_row, wanted, k, tempered
                 moved[measure] = part(scores, k, moved[measure], marked, work[0])
             if wanted[measure + _LOWER]:
                 lower = measure + _LOWER
-                moved[lower] = part_by_bound(both, trials, deff, half, k, moved[lower], marked, work, which)
+                likely = 0.25 * moved[measure]
+                moved[lower] = part_by_bound(both, trials, deff, half, k, moved[lower], likely, marked, work, which)
         if wanted[_PHI] or wanted[_INFORMATION]:
             _gather(partner, others[_PHI_ROOT], r)
             _correlations(n, both, n_own, counts, own[_PHI_ROOT, line], r, scores)
@@ -342,9 +348,9 @@ def _rank(offsets, columns, n, own, others, pearson, by_row, wanted, k, tempered
                 moved[_PHI] = part(scores, k, moved[_PHI], marked, work[0])
             if wanted[_INFORMATION]:
                 least = 0.8 * moved[_INFORMATION]
-                _informations(scores, both, n, n_own, counts, by_row, least, trials)
-                if count_from(trials, least) <= k:
-                    _informations(scores, both, n, n_own, counts, by_row, -np.inf, trials)
+                _informations(scores, both, n, n_own, counts, by_row, least, trials, which)
+                if count_from(trials, moved[_INFORMATION]) != k and count_from(trials, least) <= k:
+                    _informations(scores, both, n, n_own, counts, by_row, -np.inf, trials, which)
                 moved[_INFORMATION] = part(trials, k, moved[_INFORMATION], marked, work[0])
         if wanted[_PEARSON] or wanted[_PEARSON_LOWER]:
             _gather(partner, others[_PEARSON_ROOT], scores)

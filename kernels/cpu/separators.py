@@ -68,13 +68,15 @@ def part(scores, k, separator, marks, space):
     if size <= k:
         _mark_from(scores, least, marks)
         return -np.inf
-    ordered = np.sort(space[:size])
-    last, following = ordered[size - k], ordered[size - k - 1]
+    parted = np.partition(space[:size], size - k - 1)
+    following, last = parted[size - k - 1], np.min(parted[size - k :])
     if last > following:
         _mark_from(scores, last, marks)
         middle = 0.5 * (last + following)
         return middle if middle > following else last
-    left = k - (size - np.searchsorted(ordered, last, side="right"))
+    left = k
+    for score in parted[size - k :]:
+        left -= 1 if score > last else 0
     for at in range(len(scores)):
         if scores[at] > last:
             marks[at] = True
@@ -85,10 +87,11 @@ def part(scores, k, separator, marks, space):
 
 
 @_compile
-def part_by_bound(successes, trials, deff, half, k, separator, marks, space, which):
+def part_by_bound(successes, trials, deff, half, k, separator, likely, marks, space, which):
     """Marks the k cells with the largest `lower_bound` of successes/trials; else as `part`. Hardly a bound is computed.
 
     Args:
+        likely: a ratio that the bounds of k cells are probably above, for the first time; −inf where none is known.
         successes, trials: float64 [n], 1 ≤ successes ≤ trials.
         deff: float64 [n], at least 1; NaN: not known, such a cell is left out.
         half: float64 [n], `log_half` of successes/deff.
@@ -98,13 +101,13 @@ def part_by_bound(successes, trials, deff, half, k, separator, marks, space, whi
     if known <= k:
         _mark_from(deff, 1.0, marks)
         return -np.inf
-    least = 0.95 * separator if separator > 0.0 else 0.0
+    least = 0.95 * separator if separator > 0.0 else max(likely, 0.0)
     size = _weigh(successes, trials, deff, half, least, space, which)
     while least > 0.0 and _count_beyond(space, size, least)[0] < k:
         least = 0.5 * least if least > 1e-6 else 0.0
         size = _weigh(successes, trials, deff, half, least, space, which)
     low, high = least, 1.0
-    probe = separator if separator > low else 0.5
+    probe = separator if separator > low else (1.5 * low if 0.0 < low < 0.5 else 0.5)
     for _ in range(_HALVINGS):
         found, near = _count_beyond(space, size, probe)
         if found == k and near == 0:
@@ -115,7 +118,7 @@ def part_by_bound(successes, trials, deff, half, k, separator, marks, space, whi
         else:
             high = probe
         probe = 0.5 * (low + high)
-        if low > 0.0:
+        if separator > 0.0 and low > 0.0:
             probe = min(probe, 1.05 * low)  # it has not moved far
     scores = np.full(len(deff), np.nan)  # bounds that are equal
     for at in which[:size]:

@@ -1,7 +1,7 @@
 """All measures of similarity of many pairs at once: for answers, where a list of ten takes numpy a hundred calls.
 
-The formulas are those of `engine.measures.similarity`, operation by operation; a test holds them to that, but for a logarithm's last
-bit.
+The formulas are those of `engine.measures.similarity`, operation by operation; a test holds them to that, but for the last bit of a
+logarithm.
 """
 
 from __future__ import annotations
