@@ -198,7 +198,7 @@ class Loop:
         """What happens between two micro-batches, when it is due."""
         self.answer()
         self.publishing.check()
-        if self.publishing.due() and not self.recovering:
+        if self.publishing.due(step=self.micro_batch.seconds) and not self.recovering:
             self.publish("counting")
         elif time.monotonic() >= self._beat_at:
             self.beat("recovering" if self.recovering else "counting")

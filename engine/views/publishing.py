@@ -74,18 +74,19 @@ class Publishing(threading.Thread):
         with self._condition:
             return self._waiting is None and not self._busy
 
-    def due(self, *, idle: bool = False, ahead: float = 0.0) -> bool:
+    def due(self, *, idle: bool = False, step: float = 0.0, ahead: float = 0.0) -> bool:
         """Whether the next moment is to be taken: the last one is written, and the interval has passed since it was taken.
 
         Args:
             idle: the engine has nothing to do, so nothing is held up by what the last ones cost.
+            step: seconds until it is asked again: it is due where that would be further from the interval's end than now.
             ahead: seconds in which nothing else can be taken. It is due if it will be within them, and need not wait until the last
                 one is written.
         """
         pause = self._least if idle or not self._intact else self.interval
         with self._condition:
             room = self._waiting is None and (ahead > 0.0 or not self._busy)
-        return room and time.monotonic() + ahead >= self._taken_at + pause
+        return room and time.monotonic() + max(ahead, step / 2) >= self._taken_at + pause
 
     def put(self, moment: Moment, told: Told) -> None:
         """Write a moment; it was taken just now, when that was due."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from engine.counts.pairs import PairTable
 from engine.views.records import INTERVAL_MEASURES
-from kernels import RANKED, BestCells, Features, Separators, Supported, TopCells, listed_cells, supported_cells
+from kernels import RANKED, BestCells, Features, Listed, Separators, Supported, TopCells, listed_cells, supported_cells
 
 if TYPE_CHECKING:
     from engine.counts.joint_table import JointTable
@@ -103,8 +103,8 @@ def rank_cells(
     by_cosine: bool,
     effects: PairEffects | None = None,
     separators: Separators | None = None,
-) -> Ranking:
-    """The same as `rank_pair` from cells that were taken.
+) -> tuple[Listed, Listed]:
+    """What `rank_pair` finds, downstream and upstream, from cells that were taken.
 
     Args:
         cells: of the same state as the marginals.
@@ -113,14 +113,7 @@ def rank_cells(
         separators: what was kept from the last ranking of this table.
     """
     by_bin = None if effects is None else effects.by_bin
-    found = listed_cells(cells, *_features(up, down, effects), tokens, _measures(by_cosine, effects), k, by_bin, separators)
-    row = np.repeat(np.arange(len(up.count), dtype=np.int32), np.diff(cells.offsets))
-    lists = []
-    for one in found:
-        taken = [column[one.cells] for column in (row, cells.column, cells.joint, cells.joint_a, cells.product, cells.cosine)]
-        no_errors = np.zeros(len(one.cells), np.int64)
-        lists.append(Lists(one.offsets, Cells(*taken[:-1], no_errors, taken[-1]), np.zeros(len(one.offsets) - 1, np.int64)))
-    return Ranking(*lists)
+    return listed_cells(cells, *_features(up, down, effects), tokens, _measures(by_cosine, effects), k, by_bin, separators)
 
 
 def rank_pair(
@@ -151,7 +144,9 @@ def rank_pair(
     """
     cells = take_cells(table, min_support, cosines)
     if cells is not None:
-        return rank_cells(cells, up, down, tokens, k=k, by_cosine=cosines is not None, effects=effects)
+        found = rank_cells(cells, up, down, tokens, k=k, by_cosine=cosines is not None, effects=effects)
+        row = np.repeat(np.arange(len(up.count), dtype=np.int32), np.diff(cells.offsets))
+        return Ranking(*(_lists(cells, row, listed) for listed in found))
     measures = _measures(cosines is not None, effects)
     best = best_cells(table, up, down, tokens, measures, k, min_support, cosines, effects).values()
     width = len(down.count)
@@ -190,6 +185,12 @@ def best_cells(
         cosine = None if cosines is None else cosines[cells.up, cells.down]
         best.offer(cells.up, cells.down, ids, cells.joint, cells.products, cosine)
     return best.found
+
+
+def _lists(cells: Supported, row: np.ndarray, listed: Listed) -> Lists:
+    joint, cosine = cells.joint[listed.cells], cells.cosine[listed.cells]
+    taken = (row[listed.cells], cells.column[listed.cells], joint, cells.joint_a[listed.cells], cells.product[listed.cells])
+    return Lists(listed.offsets, Cells(*taken, np.zeros(len(joint), np.int64), cosine), np.zeros(len(listed.offsets) - 1, np.int64))
 
 
 def _measures(by_cosine: bool, effects: PairEffects | None) -> list[str]:

@@ -20,8 +20,8 @@ from engine.views.intervals import PairIntervals
 from engine.views.keys import Keys
 from engine.views.moment import Moment, Pair
 from engine.views.ranking import Cells, Lists, Ranking, rank_cells
-from engine.views.records import Direction
-from kernels import Separators
+from engine.views.records import DIRECTIONS, Direction
+from kernels import Listed, Separators, Supported
 
 
 class Table(NamedTuple):
@@ -45,6 +45,13 @@ class Table(NamedTuple):
             rows[name] = getattr(cells, name)
         unlisted = lists.unlisted[:0] if exact else lists.unlisted
         return cls(layer, direction, lists.offsets, rows, effects.astype(np.float32), unlisted)
+
+    @classmethod
+    def of_taken(cls, layer: int, direction: Direction, cells: Supported, listed: Listed, effects: np.ndarray) -> Table:
+        """From the listed ones among cells that were taken: of a dense table, which holds all."""
+        rows = np.empty(len(listed.cells), LISTED)
+        listed.fill(cells, rows)
+        return cls(layer, direction, listed.offsets, rows, effects.astype(np.float32), np.empty(0, np.int64))
 
     def lists_as(self, since: Table, block: slice) -> bool:
         """Whether the lists of a block of features, none of which has fired, are the same in both. A joint count needs both
@@ -80,22 +87,23 @@ class Sweep:
         """Rank what was taken: the best `k` by each measure. `separators`: of each layer pair, kept from the last sweep."""
         tables: list[list[Table]] = [[] for _ in moment.sides]
         for (up, down), taken in moment.tables.items():
-            ranking, effects = taken, moment.effects[up, down]
-            if not isinstance(ranking, Ranking):
-                ranking = rank_cells(
-                    ranking,
-                    moment.sides[up],
-                    moment.sides[down],
-                    moment.tokens,
-                    k=k,
-                    by_cosine=cosines.dense(up, down) is not None,
-                    effects=effects if moment.by_bound else None,
-                    separators=separators[up, down],
-                )
-            if cosines.dense(up, down) is None:
-                ranking = Ranking(*(_with_cosines(lists, cosines, (up, down)) for lists in ranking))
-            tables[up].append(Table.of(down, "downstream", ranking.downstream, effects.by_bin))
-            tables[down].append(Table.of(up, "upstream", ranking.upstream, effects.by_bin))
+            effects = moment.effects[up, down]
+            by_cosine = cosines.dense(up, down) is not None
+            if isinstance(taken, Ranking):
+                lists = taken if by_cosine else Ranking(*(_with_cosines(lists, cosines, (up, down)) for lists in taken))
+                tables[up].append(Table.of(down, "downstream", lists.downstream, effects.by_bin))
+                tables[down].append(Table.of(up, "upstream", lists.upstream, effects.by_bin))
+                continue
+            sides = moment.sides[up], moment.sides[down]
+            tempered, kept = effects if moment.by_bound else None, separators[up, down]
+            found = rank_cells(taken, *sides, moment.tokens, k=k, by_cosine=by_cosine, effects=tempered, separators=kept)
+            for layer, other, direction, listed in zip((up, down), (down, up), DIRECTIONS, found, strict=True):
+                table = Table.of_taken(other, direction, taken, listed, effects.by_bin)
+                if not by_cosine:
+                    own = np.repeat(np.arange(len(table.offsets) - 1), np.diff(table.offsets))
+                    ends = (own, listed.partner) if direction == "downstream" else (listed.partner, own)
+                    table.rows["decoder_cosine"] = cosines.of_pairs(up, down, *ends)
+                tables[layer].append(table)
         return cls(moment, tuple(map(tuple, tables)))
 
     def records(self, keys: Keys, since: Sweep | None) -> Iterator[tuple[str, Packed, int]]:

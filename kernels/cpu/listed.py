@@ -74,7 +74,16 @@ class Listed(NamedTuple):
     offsets: np.ndarray
     """int64 [D + 1]."""
     cells: np.ndarray
-    """int64."""
+    """int64 [n]."""
+    partner: np.ndarray
+    """int32 [n], their column, or row."""
+
+    def fill(self, cells: Supported, rows: np.ndarray) -> None:
+        """Write them into rows [n] with the fields index (the partner), joint, joint_a, product and decoder_cosine."""
+        columns = (cells.joint, cells.joint_a, cells.product, cells.cosine)
+        fields = [rows[name] for name in ("joint", "joint_a", "product", "decoder_cosine")]
+        rows["index"] = self.partner
+        _fill(self.cells, columns, (fields[0], fields[1], fields[2], fields[3]))
 
 
 def supported_cells(counts: np.ndarray, products: np.ndarray, least: int, cosines: np.ndarray | None = None) -> Supported:
@@ -152,7 +161,8 @@ def listed_cells(
         columns = lines.column, lines.joint, lines.product, lines.cosine
         _rank(lines.offsets, columns, float(tokens), own, others, pearson, by_row, wanted, k, tempered, moved, marks)
         chosen = np.flatnonzero(marks)
-        found.append(Listed(np.searchsorted(chosen, lines.offsets), chosen if by_row else order[chosen]))
+        listed = chosen if by_row else order[chosen]
+        found.append(Listed(np.searchsorted(chosen, lines.offsets), listed, lines.column[chosen]))
     return found[0], found[1]
 
 
@@ -208,6 +218,14 @@ def _take(counts, products, cosines, known, least, offsets, column, joint, joint
                 if known:
                     cosine[at] = cosines[i, j]
                 at += 1
+
+
+@_compile
+def _fill(chosen, columns, fields):
+    for at in range(len(chosen)):
+        cell = chosen[at]
+        fields[0][at], fields[1][at] = columns[0][cell], columns[1][cell]
+        fields[2][at], fields[3][at] = columns[2][cell], columns[3][cell]
 
 
 @_compile
