@@ -7,6 +7,7 @@ A route parses, calls one function and returns a struct. What it needs comes fro
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -42,6 +43,7 @@ from api.problems import HANDLERS
 from api.run import Run
 from api.schema import complete, openapi
 from api.slots import Slots
+from api.strongest_texts import StrongestTexts
 from engine.corpus.inbox import Inbox
 from engine.corpus.quota import Quota
 from engine.errors import NoRedis
@@ -71,11 +73,13 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
     if settings.redis_url is None:
         raise NoRedis("the settings of the API process name no redis_url: `saestream serve` starts a Redis and fills it in")
     redis = connect_async(settings.redis_url)
+    views = Views(redis, settings.redis_prefix)
     state = State(
         {
             "settings": settings,
             "redis": redis,
-            "views": Views(redis, settings.redis_prefix),
+            "views": views,
+            "strongest_texts": StrongestTexts(views),
             "explanations": Explanations(settings.explanations),
             "inbox": Inbox(settings.data_dir / "inbox", Quota.of(settings)),
             "arriving": Slots(settings.max_uploads, "uploads arrive"),
@@ -86,7 +90,7 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             "visible_seconds": visible_seconds,
         }
     )
-    names = ("settings", "views", "inbox", "run", "metrics", "explanations")
+    names = ("settings", "views", "inbox", "run", "metrics", "explanations", "strongest_texts")
     app = Litestar(
         route_handlers=[
             *(status.ROUTES + corpora.ROUTES + activations.ROUTES + features.ROUTES + similarity.ROUTES),
@@ -106,7 +110,10 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
             page,
             web_files(),
         ],
-        dependencies={name: Provide(_give(state[name]), sync_to_thread=False) for name in names},
+        dependencies={
+            name: Provide(_give(state[name], before), sync_to_thread=False)
+            for name, before in zip(names, (None, *names[:-1]), strict=True)
+        },
         state=state,
         exception_handlers=dict(HANDLERS),
         before_request=only_known_parameters,
@@ -120,8 +127,17 @@ def create_app(settings: Settings, visible_seconds: float = VISIBLE_SECONDS) -> 
     return app
 
 
-def _give(value: object) -> Callable[[], object]:
-    return lambda: value
+def _give(value: object, before: str | None) -> Callable[..., object]:
+    """A dependency, resolved after the one before: Litestar runs those that do not depend on each other as tasks of a group, which
+    costs 0.07 ms a request."""
+
+    def given(**_: object) -> object:
+        return value
+
+    parameters = [] if before is None else [inspect.Parameter(before, inspect.Parameter.KEYWORD_ONLY, annotation=object)]
+    given.__signature__ = inspect.Signature(parameters, return_annotation=object)  # pyright: ignore[reportFunctionMemberAccess]
+    given.__annotations__ = {**{one.name: object for one in parameters}, "return": object}
+    return given
 
 
 @asynccontextmanager

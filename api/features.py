@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Any
 
 from litestar import Request, Response, get
@@ -11,12 +10,13 @@ from litestar.params import Parameter
 from api.answers import ActivationAnswer, FeatureAnswer, StrengthsAnswer
 from api.explanations import Explanations
 from api.freshness import MaxStaleness, refuse_stale
+from api.kept_answers import KEPT
 from api.negotiation import answer
 from api.parameters import known_corpus, known_feature, parse_feature, within
 from api.run import Run
+from api.strongest_texts import StrongestTexts
 from engine.corpus.inbox import Inbox
 from engine.encoder.description import LayerDescription
-from engine.errors import NotReady, TooMany
 from engine.measures.strengths import STRENGTHS
 from engine.settings import Settings
 from engine.views.answers import NeighborsAnswer, snapshot_answer
@@ -26,13 +26,7 @@ from engine.views.reader import Views
 from engine.views.records import CONTEXTS, FeatureRecord, Snapshot
 from engine.views.requests import ContextAnswer, ContextsAnswer, CorpusFeatureRequest
 
-log = logging.getLogger(__name__)
-
 NEURONPEDIA = "https://www.neuronpedia.org"
-
-# The engine looks for such requests after every micro-batch (at most 0.5 s) and takes them in turn, a window or a few (some 10 ms
-# each) at a time: a feature's counts need not wait longer for its text.
-_CONTEXT_SECONDS = 3.0
 
 DEFAULT_K = 10
 DEFAULT_CONTEXTS = 3  # what the page shows; each is a window that the engine encodes again
@@ -41,13 +35,14 @@ LAYER = Parameter(description="index of the layer, from 0")
 INDEX = Parameter(description="index of the feature in its layer's dictionary")
 
 
-@get("/v1/features/{layer:int}/{index:int}", summary="One feature", tags=["statistics"])
+@get("/v1/features/{layer:int}/{index:int}", summary="One feature", tags=["statistics"], opt={KEPT: True})
 async def feature(
     request: Request[Any, Any, Any],
     views: Views,
     run: Run,
     inbox: Inbox,
     explanations: Explanations,
+    strongest_texts: StrongestTexts,
     layer: Annotated[int, LAYER],
     index: Annotated[int, INDEX],
     corpus: Annotated[str | None, Parameter(description="counts of this corpus alone, live from the engine")] = None,
@@ -64,8 +59,8 @@ async def feature(
         return answer(request, await views.live(CorpusFeatureRequest((layer, index), corpus)))
     snapshot, record, hidden = await views.feature_with_hidden(layer, index)
     await refuse_stale(views, snapshot, max_staleness_ms)
-    strongest, reason, lasting = await _strongest(views, record)
-    pairs = [(min(layer, table.layer), max(layer, table.layer)) for table in record.tables]
+    strongest, reason, lasting = await strongest_texts.of(record)
+    pairs = [(min(layer, other), max(layer, other)) for other, _ in await views.layers_beside(layer)]
     of_layers = [hidden_answer(run.description(), (layer, index), down, row) for down, row in hidden.items()]
     explained = explanations.of(described, index)
     body = feature_answer(described, record, snapshot, pairs, strongest, reason, of_layers, explained)
@@ -96,7 +91,12 @@ async def contexts(
     return answer(request, await views.contexts(list(dict.fromkeys(features)), k))
 
 
-@get("/v1/features/{layer:int}/{index:int}/neighbors", summary="The most similar features", tags=["statistics"])
+@get(
+    "/v1/features/{layer:int}/{index:int}/neighbors",
+    summary="The most similar features",
+    tags=["statistics"],
+    opt={KEPT: True},
+)
 async def neighbors(
     request: Request[Any, Any, Any],
     views: Views,
@@ -132,21 +132,6 @@ async def neighbors(
         published_support=settings.min_support,
     )
     return answer(request, found, version=None if found.snapshot.version.startswith("live-") else found.snapshot.version)
-
-
-async def _strongest(views: Views, record: FeatureRecord) -> tuple[ContextAnswer | None, str | None, bool]:
-    """The context of a feature's strongest activation, or why there is none, and whether that is more than a passing trouble."""
-    name = f"{record.layer}:{record.index}"
-    if record.max_position < 0:
-        return None, f"feature {name} never fired", True
-    try:
-        found = await views.contexts([(record.layer, record.index)], 1, _CONTEXT_SECONDS)
-    except (NotReady, TooMany) as error:
-        log.info("no context for feature %s: %s", name, error.message)
-        return None, error.message, False
-    if not found.contexts:
-        return None, found.missing[0].reason if found.missing else f"the engine has not counted feature {name} again yet", False
-    return found.contexts[0], None, True
 
 
 def feature_answer(

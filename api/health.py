@@ -25,6 +25,7 @@ from engine.views.reader import Views
 log = logging.getLogger(__name__)
 
 _SILENT_SECONDS = 30.0  # an engine reports at least every few seconds; one micro-batch takes at most half a second
+_STALE_SECONDS = 10.0  # a segment's end and its choices take some seconds, in which there is nothing newer to show
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -47,7 +48,8 @@ async def livez(request: Request[Any, Any, Any]) -> Response[Alive]:
 
 @get("/readyz", summary="Answers are current", tags=["health"])
 async def readyz(request: Request[Any, Any, Any], views: Views, settings: Settings) -> Response[Ready]:
-    """200 when the engine has recovered and its snapshot is younger than three publish intervals, or there is nothing to count.
+    """200 when the engine has recovered and its snapshot is younger than three publish intervals or than 10 s, or there is nothing
+    to count.
 
     A run that calibrates has nothing to count yet and is ready: what it waits for is text, which must be able to reach it.
     """
@@ -63,7 +65,7 @@ async def readyz(request: Request[Any, Any, Any], views: Views, settings: Settin
     snapshot = await views.snapshot()
     if snapshot is None:
         raise NotReady("no snapshot has been published yet")
-    allowed = 3 * max(settings.publish_interval, status.publish_interval)
+    allowed = max(_STALE_SECONDS, 3 * settings.publish_interval, 3 * status.publish_interval)
     if not up_to_date(snapshot, status, allowed):
         raise NotReady(f"the snapshot is {age_seconds(snapshot):.1f} s old, older than {allowed:g} s")
     return answer(request, Ready())

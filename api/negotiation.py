@@ -42,15 +42,15 @@ def answer(
     sent = {"Vary": "Accept", "Cache-Control": "no-cache", **(headers or {})}
     if version is not None:
         sent["ETag"] = etag = f'W/"{version}"'
-        if status == 200 and _matches(request.headers.get("if-none-match"), etag):
+        if status == 200 and matches(request.headers.get("if-none-match"), etag):
             return Response(None, status_code=304, headers=sent)  # pyright: ignore[reportReturnType]  (304 has no body)
     if wants_msgpack(request):
         return Response(msgspec.msgpack.encode(body), status_code=status, headers=sent, media_type=MSGPACK)  # pyright: ignore
     return Response(msgspec.json.encode(body), status_code=status, headers=sent, media_type=MediaType.JSON)  # pyright: ignore
 
 
-def _matches(header: str | None, etag: str) -> bool:
-    """RFC 9110, section 13.1.2: weak comparison, a list, or `*`."""
+def matches(header: str | None, etag: str) -> bool:
+    """Whether `If-None-Match` names this ETag. RFC 9110, section 13.1.2: weak comparison, a list, or `*`."""
     if header is None:
         return False
     opaque = etag.removeprefix("W/")

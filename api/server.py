@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from api.app import create_app
 from api.connection import Connection
 from api.gate import Gate
+from api.kept_answers import KeptAnswers
 from api.observed import Observed
 from api.rate_limit import RateLimit
 from engine import logs
@@ -99,8 +100,10 @@ def main() -> int:
     except (BadInput, AlreadyRunning) as error:
         log.error("%s", error.message)
         return REFUSED
-    gated: Any = Gate(app, settings, RateLimit(app.state.redis, settings))
-    observed: Any = Observed(gated, app.state.metrics)  # uvicorn spells the types of ASGI in another way
+    state = app.state
+    answers = KeptAnswers(app, state.views, state.strongest_texts)
+    gated: Any = Gate(answers, settings, RateLimit(state.redis, settings))
+    observed: Any = Observed(gated, state.metrics)  # uvicorn spells the types of ASGI in another way
     config = uvicorn.Config(
         observed,
         http=partial(Connection, settings.slow_seconds),  # pyright: ignore[reportArgumentType]  (called, never subclassed)

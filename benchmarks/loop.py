@@ -10,7 +10,7 @@ A row "stage: part" is within the stage. "together: intervals and contexts" is w
 strongest activations, what is summed by documents where segments end, and the choices of what is watched; "together: gates" their
 tables, scores and choices. Their ratio is to the loop without them. That of "all of it" is to forward, encode and compact alone,
 which are there without any statistics; the bound is the model's and the SAEs' matmuls at the rate of one of them, measured in the
-same run.
+same run. "publish" is what the loop does of it; "beside: publish" is the thread that does the rest meanwhile, by its own clocks.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from engine.main import build
 from engine.settings import load
 from engine.supervisor import ENGINE_ENVIRONMENT
 from engine.views.gate_choices import choose_gates
+from engine.views.moment import Moment
+from engine.views.publisher import Published, Told
 from engine.views.redis_server import PrivateRedis
 from engine.views.siblings import choose_siblings
 
@@ -126,10 +128,27 @@ def time_parts(loop: Loop, times: Times) -> None:
     engine.loop.choose_siblings = times.every("choose siblings", choose_siblings)
 
 
+def write_timed(loop: Loop, times: Times) -> None:
+    """Have the publishing thread time its writing, by its own clock."""
+    write = loop.publishing.publisher.write
+
+    def timed(moment: Moment, told: Told) -> Published:
+        began, worked = time.perf_counter(), time.thread_time()
+        done = write(moment, told)
+        times.wall["beside: publish"] += time.perf_counter() - began
+        times.cpu["beside: publish"] += time.thread_time() - worked
+        return done
+
+    loop.publishing.publisher.write = timed
+
+
 def count(loop: Loop) -> Times:
     """Count every sealed segment as `Loop.run` does."""
     times = Times()
     time_parts(loop, times)
+    write_timed(loop, times)
+    loop.publish = times.every("publish", loop.publish)
+    loop.publishing.start()
     with times.of("all of it"):
         for number in range(loop.corpus.last + 1):
             segment = loop.corpus.read(number)
@@ -138,10 +157,10 @@ def count(loop: Loop) -> Times:
                 with times.of("accumulate"), loop.lock:
                     loop.state.add(encoded.batch, encoded.set_aside, encoded.projections)
                 loop.batches.append(encoded.batch)
-                if loop.publisher.due():
-                    with times.of("publish"):
-                        loop.publish("counting")
+                if loop.publishing.due():
+                    loop.publish("counting")
             loop.finish(segment)
+    loop.publishing.stop()
     for seconds in (times.wall, times.cpu):
         # The parts end a segment in two threads: what that took is shared out by their own times.
         clusters = seconds["end of segment: clusters"]

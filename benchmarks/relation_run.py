@@ -87,6 +87,7 @@ def counted(corpus: str, texts: Sequence[str], segment_tokens: int = 65_536) -> 
             loop = build(settings, threading.Event())
             assert loop is not None  # nothing stops it
             tokenise(loop, len(texts))
+            loop.publishing.start()
             batches = []
             for number in range(loop.corpus.last + 1):
                 segment = loop.corpus.read(number)
@@ -96,7 +97,9 @@ def counted(corpus: str, texts: Sequence[str], segment_tokens: int = 65_536) -> 
                     loop.batches.append(encoded.batch)
                 batches += loop.batches
                 loop.finish(segment)
+            loop.publishing.finish()
             loop.publish("idle")
+            loop.publishing.finish()
             loop.live.start()
             assert settings.redis_url is not None
             client, keys = connect(settings.redis_url), Keys(settings.redis_prefix)
@@ -106,6 +109,7 @@ def counted(corpus: str, texts: Sequence[str], segment_tokens: int = 65_536) -> 
             yield Run(corpus, len(texts), whole, decoders, activations, loop, settings.redis_url, settings.redis_prefix)
         finally:
             if loop is not None:
+                loop.publishing.stop()
                 loop.ingest.stop()
                 loop.live.stop()
             redis.stop()

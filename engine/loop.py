@@ -2,11 +2,11 @@
 
 1. Take the next sealed segment of the log, from where the checkpoint's cursor says.
 2. In micro-batches of at most half a second: model and SAEs → sparse batch → every statistic of every layer pair.
-3. Between micro-batches: answer what needs the encoder, publish a snapshot, save a checkpoint, whichever is due.
+3. Between micro-batches: answer what needs the encoder, hand over a snapshot, save a checkpoint, whichever is due.
 
 What a segment holds and the order of its units are fixed by the log; the size of a micro-batch is this machine's business and
 changes no count. Only `State.add` runs under the lock that the query thread shares, so a look-up waits milliseconds, not for a
-forward pass.
+forward pass. Of a snapshot only the taking is done here, the rest beside the counting (`engine.views.publishing`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ from engine.views.effects import Effects
 from engine.views.gate_choices import choose_gates
 from engine.views.live import LiveQueries
 from engine.views.pins import NextSegment, PinQueries
-from engine.views.publisher import Publisher
+from engine.views.publisher import Told
+from engine.views.publishing import Publishing
 from engine.views.records import CalibrationStatus, CheckpointStatus, EngineState, LayerStatus, StatusRecord, TableStatus
 from engine.views.siblings import choose_siblings
 from engine.views.watch import Watch
@@ -53,6 +54,7 @@ from engine.views.watch import Watch
 log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.05  # how long an idle loop sleeps before it looks at the log again: a fraction of `quiet_ms`
+_UNKNOWN_SECONDS = 1.0  # that something takes which was not done yet
 _BEAT_SECONDS = 1.0  # between status records while no snapshot is due
 
 
@@ -76,7 +78,7 @@ class Loop:
     cursor: Cursor
     checkpoints: Checkpoints
     retention: Retention
-    publisher: Publisher
+    publishing: Publishing
     live: LiveQueries
     convergence: Convergence
     watch: Watch
@@ -91,6 +93,7 @@ class Loop:
     batches: list[SparseBatch] = field(default_factory=list)
     """What is counted of the segment so far: sums over documents are made where it ends."""
     gauges: Gauges = field(init=False)
+    _end_seconds: float = _UNKNOWN_SECONDS  # of the last segment's end
     _beat_at: float = 0.0
     _caught_up_at: float = 0.0
     _began: float = 0.0  # the segment being counted
@@ -104,21 +107,25 @@ class Loop:
         Raises:
             Whatever ended the ingest thread: an engine that gets no text any more must not look healthy.
         """
-        self.replay = Replay(self.state.tokens, self.publisher.standing_tokens(), self.corpus.last + 1)
+        self.replay = Replay(self.state.tokens, self.publishing.publisher.standing_tokens(), self.corpus.last + 1)
         self.live.pins = PinQueries(self.description, self.state, self.lock, self.watch, self.next_segment)
         self.ingest.start()
         self.live.start()
+        self.publishing.start()
         try:
             while not self.stop.is_set():
                 self.ingest.check()
+                self.publishing.check()
                 segment = self.corpus.next_segment(self.cursor.segment)
                 if segment is None:
                     self.idle()
                 elif self.count(segment):
                     self.finish(segment)
+            self.publishing.stop()
             self.save()
-            self.publisher.beat(self.status("stopping"))
+            self.publishing.publisher.beat(self.status("stopping"))
         finally:
+            self.publishing.stop()
             self.ingest.stop()
             self.live.stop()
 
@@ -158,6 +165,8 @@ class Loop:
 
     def finish(self, segment: Segment) -> None:
         """A segment is counted whole: its documents are done, and the choices that belong to its end are made."""
+        began = time.monotonic()
+        self.publish_ahead(self._end_seconds)
         before = self.state.tokens - sum(batch.tokens for batch in self.batches)
         with self.lock:
             self.watch.begin(self.state, segment.number, segment.first_position, before)
@@ -170,6 +179,7 @@ class Loop:
         self.answer()
         if self.convergence.observe(self.state, [piece.corpus for piece in segment.pieces if piece.tokens]):
             self.choose(clusters, segment.first_position + segment.token_count)
+        self._end_seconds = time.monotonic() - began
 
     def tell(self, segment: Segment) -> None:
         """Log a segment that is counted, and in lines of their own the uploads that ended in it."""
@@ -211,13 +221,14 @@ class Loop:
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
         self.answer()
+        self.publishing.check()
         recovering = self.recovering()
-        if self.publisher.due() and not recovering:
+        if self.publishing.due(step=self.micro_batch.seconds) and not recovering:
             self.publish("counting")
-            self.answer()
         elif time.monotonic() >= self._beat_at:
             self.beat("recovering" if recovering else "counting")
         if self.checkpoints.due():
+            self.publish_ahead(self.checkpoints.last.seconds if self.checkpoints.last else _UNKNOWN_SECONDS)
             self.save()
 
     def idle(self) -> None:
@@ -225,7 +236,7 @@ class Loop:
         if self.recovering() and not self.uploads.all_sealed():  # a part of the log was lost and is not sealed again yet
             if time.monotonic() >= self._beat_at:
                 self.beat("recovering")
-        elif self.publisher.due(idle=True):
+        elif self.publishing.due(idle=True):
             if self.replay is not None:
                 self.replay.end(self.state.tokens)
             self.publish("idle")
@@ -239,14 +250,29 @@ class Loop:
         self.live.answer_pending(self.encode_windows)
 
     def publish(self, state: EngineState) -> None:
-        """Publish a snapshot; where nothing was counted since the last one this is a heartbeat."""
-        records = self.uploads.records(self.state.ledger)
-        self.publisher.publish(self.state, self.status(state), records, self.convergence.record())
+        """Hand over a snapshot; where nothing was counted since the last one this is a heartbeat, once a second."""
+        publisher = self.publishing.publisher
+        known = publisher.has(self.state)
+        if known and time.monotonic() < self._beat_at:
+            return
+        told = Told(self.status(state), self.uploads.records(self.state.ledger), self.convergence.record())
+        if known:
+            self.publishing.beat(told)
+        else:
+            with self.lock:  # from a look-up that does the same
+                for table in self.state.pairs.values():
+                    table.settle()
+            self.publishing.put(publisher.take(self.state), told)
         self._beat_at = time.monotonic() + _BEAT_SECONDS
+
+    def publish_ahead(self, seconds: float) -> None:
+        """Before something that takes about so long: hand over what is counted, so that it need not wait for the end of that."""
+        if self.publishing.due(ahead=seconds) and not (self.recovering() or self.publishing.publisher.has_taken(self.state)):
+            self.publish("counting")
 
     def beat(self, state: EngineState) -> None:
         """Tell how the engine is, without a snapshot."""
-        self.publisher.beat(self.status(state))
+        self.publishing.beat(Told(self.status(state)))
         self._beat_at = time.monotonic() + _BEAT_SECONDS
 
     def save(self) -> None:
@@ -277,7 +303,7 @@ class Loop:
         last = self.checkpoints.last
         dead = [int((part.count == 0).sum()) for part in self.state.marginals]
         queue, speed, now = self.ingest.queue_tokens, self.rate.per_second(), time.time()
-        if queue == 0 and self.publisher.tokens == self.state.tokens:
+        if queue == 0 and self.publishing.publisher.tokens == self.state.tokens:
             self._caught_up_at = now
         return StatusRecord(
             state=state,
@@ -292,10 +318,10 @@ class Loop:
             tables=[TableStatus(**table._asdict()) for table in layouts(self.state.shape)],
             checkpoint=None if last is None else CheckpointStatus(tokens=last.tokens, saved_at=last.saved_at, seconds=last.seconds),
             memory_bytes=psutil.Process().memory_info().rss,
-            problem=self.storage_problem or self.ingest.problem or self.publisher.problem,
+            problem=self.storage_problem or self.ingest.problem or self.publishing.publisher.problem,
             updated_at=now,
             caught_up_at=self._caught_up_at,
             figures=self.gauges.read(self.cursor, self.batches, queue, speed),
             calibration=self.calibration,
-            publish_interval=self.publisher.interval,
+            publish_interval=self.publishing.interval,
         )

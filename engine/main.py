@@ -54,6 +54,7 @@ from engine.views.effects import Effects
 from engine.views.live import LiveQueries
 from engine.views.prompt_queries import PromptQueries
 from engine.views.publisher import Publisher
+from engine.views.publishing import Publishing
 from engine.views.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
         cursor=found.cursor,
         checkpoints=checkpoints,
         retention=Retention(Quota.of(settings), inbox, corpus, settings.retention == "drop"),
-        publisher=publisher,
+        publishing=Publishing(publisher, settings.publish_interval, settings.threads),
         live=live,
         effects=effects,
         watch=Watch(settings.data_dir / "watch", settings.watched_pairs, shape.pairs),

@@ -24,8 +24,10 @@ from kernels.cpu.gates import (
     score_gates,
 )
 from kernels.cpu.half_lists import half_lists
+from kernels.cpu.listed import Listed, Separators, Supported, listed_cells, supported_cells
 from kernels.cpu.moments import FeatureTotals, Runs, add_pairs, feature_totals, make_runs
 from kernels.cpu.siblings import CELLS, SIBLINGS, likely_children, sibling_cells
+from kernels.cpu.similarities import SIMILARITIES, similarities
 from kernels.cpu.strongest import StrongestLists
 from kernels.cpu.window_sums import WINDOW_SUMS, add_window_sums
 from kernels.csr import Csr
@@ -41,6 +43,7 @@ __all__ = [
     "PEARSON_LEAST_EFFECT",
     "RANKED",
     "SIBLINGS",
+    "SIMILARITIES",
     "WINDOW_SUMS",
     "BestCells",
     "BlockMasks",
@@ -51,9 +54,12 @@ __all__ = [
     "Features",
     "GateTotals",
     "Gates",
+    "Listed",
     "Ranked",
     "Runs",
+    "Separators",
     "StrongestLists",
+    "Supported",
     "TopCells",
     "accumulate",
     "add_pairs",
@@ -66,6 +72,7 @@ __all__ = [
     "feature_totals",
     "half_lists",
     "likely_children",
+    "listed_cells",
     "make_runs",
     "mask_jaccard",
     "pearson_bounds",
@@ -74,4 +81,6 @@ __all__ = [
     "score_gates",
     "sibling_cells",
     "silencers",
+    "similarities",
+    "supported_cells",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,26 @@ def check_pair_rows(first: int, counts: np.ndarray, rows: int, columns: int) -> 
     _check_array("counts", counts, kind, (len(counts), columns, 2))
     if first < 0 or first + len(counts) > rows:
         raise ValueError(f"counts are of rows {first} to {first + len(counts) - 1}, there are rows 0 to {rows - 1}")
+
+
+def check_table(counts: np.ndarray, products: np.ndarray, cosines: np.ndarray | None, least: int) -> None:
+    """The arguments of `supported_cells`."""
+    kind = np.int64 if counts.dtype == np.int64 else np.int32
+    _check_array("counts", counts, kind, (*products.shape, 2))
+    _check_array("products", products, np.float64, counts.shape[:2])
+    if cosines is not None:
+        _check_array("cosines", cosines, np.float32, counts.shape[:2])
+    if least < 1:
+        raise ValueError(f"least is {least}, it must be at least 1")
+
+
+def check_ranking(measures: Sequence[str], ranked: Sequence[str], k: int) -> None:
+    """What every ranking is asked for."""
+    if k < 1:
+        raise ValueError(f"k is {k}, it must be at least 1")
+    unknown = [measure for measure in measures if measure not in ranked]
+    if unknown:
+        raise ValueError(f"measures holds {unknown[0]!r}, every one must be one of {', '.join(ranked)}")
 
 
 def check_features(name: str, features: Features) -> None:

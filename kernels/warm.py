@@ -30,6 +30,7 @@ from kernels import (
     feature_totals,
     half_lists,
     likely_children,
+    listed_cells,
     make_runs,
     mask_jaccard,
     pearson_bounds,
@@ -37,6 +38,7 @@ from kernels import (
     score_gates,
     sibling_cells,
     silencers,
+    supported_cells,
 )
 from kernels.cpu.bounded import BoundedRows
 from kernels.tables import together, zero_tables
@@ -79,6 +81,8 @@ def warm() -> None:
     one = Features(cell, np.zeros(1), np.zeros(1))
     index = np.zeros(1, np.int32)
     BestCells(one, one, 1, RANKED, 1).offer(index, index, cell, cell, np.zeros(1), np.zeros(1, np.float32))
+    for counts in (np.ones((1, 1, 2), np.int32), np.ones((1, 1, 2), np.int64)):
+        listed_cells(supported_cells(counts, np.ones((1, 1)), 1, np.zeros((1, 1), np.float32)), one, one, 1, RANKED, 1)
     bounds(cell, cell, 1.0)
     pearson_bounds(np.zeros(1), np.zeros(1))
     lists = StrongestLists.empty(3, 1)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import pytest
 from api_engine import Engine
@@ -28,8 +27,9 @@ from engine.demo import text
 from engine.encoder.description import LayerDescription, RunDescription
 from engine.encoder.tokenizer_file import TOKENIZER, write_tokenizer
 from engine.errors import NotReady
+from engine.views.blocks import STRENGTHS
 from engine.views.contexts import SIDE_TOKENS
-from engine.views.records import CONTEXT, CONTEXTS, FeatureRecord, Snapshot
+from engine.views.records import CONTEXT, CONTEXTS, Snapshot
 from engine.views.search_answers import SearchRequest
 
 SIZES, CONTENT, SPECIAL = (40, 30), 127, 0
@@ -218,16 +218,17 @@ def test_every_place_is_an_occurrence_those_that_overlap_too() -> None:
         assert occurrences(noise, needle).tolist() == places
 
 
-def test_contexts_are_read_out_of_packed_records_without_the_rest() -> None:
-    rng, records, expected = np.random.default_rng(0), [], []
-    for layer, size in enumerate((3, 2)):
-        for index in range(size):
-            rows = np.zeros(int(rng.integers(0, 9)), CONTEXT)
-            rows["position"], rows["value"] = rng.integers(0, 1000, len(rows)), rng.random(len(rows))
-            own = (layer, index, 100, 7, 1.5, 2.5, 0.9, 12)
-            records.append(msgspec.msgpack.encode(FeatureRecord(*own, [], 0.0, 3, 1.0, memoryview(rows.tobytes()))))
-            expected.append(rows)
-    lists = contexts_of(records, (3, 2))
+def test_contexts_are_those_that_there_are() -> None:
+    rng, strengths, expected = np.random.default_rng(0), [], []
+    for size in (3, 2):
+        rows = np.zeros(size, STRENGTHS)
+        rows["contexts"]["position"] = -1
+        for contexts in rows["contexts"]:
+            there = int(rng.integers(0, 9))
+            contexts["position"][:there], contexts["value"][:there] = rng.integers(0, 1000, there), rng.random(there)
+            expected.append(contexts[:there])
+        strengths.append(rows)
+    lists = contexts_of(strengths)
     assert [len(layer.lengths) for layer in lists] == [3, 2]
     found = [rows for layer in lists for rows in np.split(layer.rows, np.cumsum(layer.lengths)[:-1])]
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))

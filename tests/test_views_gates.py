@@ -146,7 +146,7 @@ def test_the_worker_reads_all_gates_of_the_snapshot(rig: Rig, whole: Run) -> Non
 
 def test_only_blocks_that_changed_are_written_again(whole: Run) -> None:
     records = GateRecords(Keys("x:"), whole.effects)
-    assert [key for key, _ in records.changed(whole.state, False)] == ["x:gates:0-1:0", "x:gates:1-2:0"]
+    assert [key for key, _ in records.changed(whole.state, False)] == ["x:record:gates:0-1:0", "x:record:gates:1-2:0"]
     assert list(records.changed(whole.state, False)) == []
     whole.effects.revision += 1  # something was looked at again, and nothing of it is different
     assert list(records.changed(whole.state, False)) == []
@@ -155,7 +155,7 @@ def test_only_blocks_that_changed_are_written_again(whole: Run) -> None:
     ((key, packed),) = records.changed(whole.state, False)
     whole.state.gates[1, 2].nominations[3] -= 1
     record = msgspec.msgpack.decode(packed, type=GatesRecord)
-    assert key == "x:gates:1-2:0" and (record.up, record.down, record.first) == (1, 2, 0)
+    assert key == "x:record:gates:1-2:0" and (record.up, record.down, record.first) == (1, 2, 0)
     assert len(list(records.changed(whole.state, True))) == 2
 
 
@@ -168,7 +168,7 @@ def test_layers_of_more_than_a_block_are_written_block_by_block() -> None:
         key: msgspec.msgpack.decode(packed, type=GatesRecord)
         for key, packed in GateRecords(Keys(""), Effects((8, 517))).changed(state, False)
     }
-    assert [found[f"gates:0-1:{at}"].rows()["child"].tolist() for at in range(3)] == [[0, 255], [256], [516]]
+    assert [found[f"record:gates:0-1:{at}"].rows()["child"].tolist() for at in range(3)] == [[0, 255], [256], [516]]
     assert [len(record.parents()) for record in found.values()] == [256, 256, 5]
 
 

@@ -100,7 +100,7 @@ def test_only_records_whose_features_were_active_in_a_sampled_window_are_written
     assert list(records.changed(state, False)) == []
     state.hidden[0, 2].counts[BLOCK + 3] += 1
     ((key, packed),) = records.changed(state, False)
-    assert key == "x:hidden:0-2:1"
+    assert key == "x:record:hidden:0-2:1"
     record = msgspec.msgpack.decode(packed, type=HiddenRecord)
     assert (record.up, record.down, record.first) == (0, 2, BLOCK)
     assert same(record.rows(), expected(state, (0, 2))[BLOCK : 2 * BLOCK])

@@ -20,6 +20,7 @@ from engine.measures.moments import Moments, moments_of
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer
 from engine.views.effects import Effects
 from engine.views.live import LiveQueries
+from engine.views.publisher import Publisher
 from engine.views.records import INTERVAL_MEASURES
 from engine.views.requests import NeighborsRequest, SimilarityRequest
 from engine.views.watch import Watch
@@ -41,9 +42,7 @@ def effects(state: State) -> Effects:
 def rig(tmp_path_factory: pytest.TempPathFactory, state: State, effects: Effects) -> Iterator[Rig]:
     with private_redis(tmp_path_factory.mktemp("redis")) as server:
         rig = Rig(server, published_k=5)
-        publisher = rig.publisher()
-        publisher._effects = effects
-        publish(publisher, state)
+        publish(Publisher(rig.settings, rig.description, 1_000, None, effects), state)
         yield rig
 
 

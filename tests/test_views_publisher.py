@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 import redis
 from views_rig import DICTIONARIES, Rig, as_batch, counted, dense_activations, private_redis, publish, status, uniform
 
 from engine.counts.state import State
 from engine.errors import BadValue, NotReady, Unknown
+from engine.views import blocks
 from engine.views import publisher as publishing
 from engine.views.connection import connect
 from engine.views.convergence import Convergence
-from engine.views.decoder import DecoderCosines
-from engine.views.effects import Effects
 from engine.views.records import (
     CONTEXTS,
     ConvergenceRecord,
@@ -33,7 +31,6 @@ from engine.views.records import (
     Version,
 )
 from engine.views.redis_server import PrivateRedis
-from engine.views.sweep import Sweep
 
 ALL = [(layer, index) for layer, size in enumerate(DICTIONARIES) for index in range(size)]
 
@@ -117,8 +114,9 @@ class Readers:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many calls to Redis per publish, so that readers come in between."""
-    monkeypatch.setattr(publishing, "_CHUNK_RECORDS", 5)
+    """Many records and many calls to Redis per publish, so that readers come in between."""
+    monkeypatch.setattr(blocks, "BLOCK", 5)
+    monkeypatch.setattr(publishing, "_CHUNK_BYTES", 5_000)
 
 
 def test_readers_never_see_a_mix_of_two_snapshots(rig: Rig, small_chunks: None) -> None:
@@ -239,8 +237,8 @@ def test_a_wipe_while_idle_is_found_by_the_next_heartbeat(rig: Rig) -> None:
     publish(publisher, state)
     assert publish(publisher, state).written == 0  # nothing new: a heartbeat
     connect(rig.server.url).flushall()
-    publisher.beat(status(state))
-    assert publisher.due()
+    assert not publisher.beat(status(state))
+    assert not publisher.has(state)
     assert publish(publisher, state).written == sum(DICTIONARIES)
     assert read_all(rig)[0].tokens == 100
     assert rig.read(lambda views: views.run()) == rig.description
@@ -260,11 +258,13 @@ def test_a_segment_that_ends_after_its_last_token_was_published_is_published_too
     assert publish(publisher, state).version == first.version  # nothing new
     state.end_segment([], [], [])
     second = publish(publisher, state)
-    assert second.version != first.version and second.tokens == first.tokens and second.written == len(ALL)
+    assert second.version != first.version and second.tokens == first.tokens
+    assert second.written == 0 and second.bytes > 0, "intervals, gates and effects, but nobody fired"
     assert publish(publisher, state).version == second.version
 
 
-def test_only_changed_records_are_rewritten_and_all_are_as_if_all_had_been(rig: Rig) -> None:
+def test_only_changed_records_are_rewritten_and_all_are_as_if_all_had_been(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 8)
     layers = dense_activations(300)
     layers[2][:, 20:] = 0  # these partners of nobody, so that something can stay unchanged
     layers[0][:, 15:] = 0
@@ -344,8 +344,8 @@ def test_another_run_in_the_same_redis_shows_nothing_of_the_one_before(rig: Rig)
     for feature in [(0, 5), (2, 0), (0, -1)]:
         with pytest.raises(Unknown, match="there is no"):
             smaller.read(lambda views, feature=feature: views.feature(*feature))
-    left = [key for key in connect(rig.server.url).scan_iter("saestream:feature:*")]
-    assert len(left) == 9
+    layers = {key for key in connect(rig.server.url).scan_iter("saestream:record:layer:*")}
+    assert {key.rpartition(b":")[0] for key in layers} == {b"saestream:record:layer:0", b"saestream:record:layer:1"}
 
 
 def test_a_feature_that_never_fired_has_a_record_with_empty_tables(rig: Rig) -> None:
@@ -374,15 +374,22 @@ def test_a_record_holds_the_strongest_activations_of_different_documents(rig: Ri
         assert (record.max_position, record.max) == (best[0] if best else (-1, 0.0))
 
 
-def test_a_feature_is_written_anew_when_only_its_list_has_changed() -> None:
-    state = counted(dense_activations(120))
-    before = Sweep.of(state, DecoderCosines(None, ()), Effects(DICTIONARIES), k=3, min_support=2)
-    state.strongest[1].position[0, 5] = 77  # of a feature that is in nobody's list
-    after = Sweep.of(state, DecoderCosines(None, ()), Effects(DICTIONARIES), k=3, min_support=2)
-    assert [np.flatnonzero(dirty).tolist() for dirty in after.dirty(before)] == [[], [0], []]
-    ((index, packed),) = after.records(1, after.dirty(before)[1])
-    record = msgspec.msgpack.decode(packed, type=FeatureRecord)
-    assert (index, record.contexts().tolist()) == (0, [(77, 0.0)])
+def test_a_feature_is_written_anew_when_only_its_strongest_activations_or_its_list_have_changed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    state, publisher = counted(dense_activations(120)), rig.publisher()
+    publish(publisher, state)
+    state.segments_ended += 1  # as what is changed here, nothing else tells
+    state.strongest[1].position[9, 5] = 77
+    assert publish(publisher, state).written == 4
+    assert 77 in rig.read(lambda views: views.feature(1, 9))[1].contexts()["position"]
+    lists = [len(table.rows()) for table in rig.read(lambda views: views.feature(0, 1))[1].tables]
+    state.segments_ended += 1
+    state.pairs[0, 1].counts[1] = 0
+    assert publish(publisher, state).written >= 4
+    now = [len(table.rows()) for table in rig.read(lambda views: views.feature(0, 1))[1].tables]
+    assert now[0] == 0 < lists[0] and now[1] == lists[1]
 
 
 def test_status_uploads_and_convergence_come_with_the_snapshot_and_heartbeats_between(rig: Rig) -> None:
@@ -410,27 +417,6 @@ def test_status_uploads_and_convergence_come_with_the_snapshot_and_heartbeats_be
     found = rig.read(lambda views: views.status())
     assert found is not None
     assert found.state == "idle"
-
-
-def test_publishing_pauses_for_the_interval_and_for_twelve_times_what_it_took_unless_the_engine_is_idle(rig: Rig) -> None:
-    state = counted(dense_activations(50))
-    slow = Rig(rig.server, publish_interval=3600.0).publisher()
-    assert slow.due()
-    publish(slow, state)
-    assert not slow.due()
-    assert not slow.due(idle=True)
-    assert slow.interval == 3600.0
-    quick = rig.publisher()
-    assert quick.interval == rig.settings.publish_interval
-    began = time.monotonic()
-    publish(quick, state)
-    ended = time.monotonic()
-    while not quick.due(idle=True):
-        pass
-    while not quick.due():
-        pass
-    assert 13 * sum(quick.last.seconds.values()) <= quick.interval <= max(rig.settings.publish_interval, 13 * (ended - began))
-    assert time.monotonic() - ended >= min(12 * sum(quick.last.seconds.values()), 12 * (ended - began))
 
 
 def test_more_than_a_hundred_features_are_not_read_at_once(rig: Rig) -> None:

@@ -13,8 +13,10 @@ from engine.counts import pairs
 from engine.counts.state import State
 from engine.errors import BadValue, Unknown
 from engine.measures import MEASURES, PairCounts, estimates
+from engine.views import ranking
 from engine.views.answers import NeighborsAnswer
 from engine.views.decoder import DecoderCosines
+from engine.views.effects import PairEffects
 from engine.views.live import LiveQueries
 from engine.views.ranking import Side, rank_pair, top_lists
 from engine.views.records import INTERVAL_MEASURES, Direction
@@ -172,10 +174,16 @@ def sides(state: State, up: int, down: int) -> list[Side]:
     return [Side.of(part) for part in parts]
 
 
-def test_a_table_ranked_in_small_blocks_gives_the_same_lists(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2)
+@pytest.mark.parametrize("known", [False, True], ids=["neither-cosines-nor-effects", "cosines-and-effects"])
+def test_a_table_too_large_to_be_taken_apart_is_ranked_block_by_block_with_the_same_lists(
+    state: State, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    effects = PairEffects(np.ones_like, np.linspace(1, 9, 32), np.full(23, 3.0, np.float32), np.full(29, np.nan, np.float32))
+    more: dict = {"cosines": cosines().dense(0, 2), "effects": effects} if known else {}
+    whole = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2, **more)
+    monkeypatch.setattr(ranking, "TAKEN_CELLS", 0)
     monkeypatch.setattr(pairs, "_RANKED_CELLS", 29 * 4)
-    parts = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2)
+    parts = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2, **more)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one.offsets, other.offsets)
         for column, same in zip(one.cells, other.cells, strict=True):

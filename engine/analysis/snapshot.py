@@ -1,20 +1,17 @@
 """A whole snapshot out of Redis, as the graph that relations are computed on.
 
 1. Take pointer and run description in one read: they belong together.
-2. Read every feature's record *at that version*, and every layer pair's siblings, 100 a call, while the engine goes on publishing.
-   Redis keeps two versions of a record, so a version can be read until the next but one is being written; a record that is gone by
-   then says so, and the read begins again at the newest version. Nothing is unpacked before all of it is here, which keeps that
-   window short.
+2. Read every record *at that version*, a few a call, while the engine goes on publishing. Redis keeps two versions of a record, so
+   a version can be read until the next but one is being written; a record that is gone by then says so, and the read begins again
+   at the newest version. Nothing is unpacked before all of it is here, which keeps that window short.
 3. Unpack into arrays: a layer's counts, and per layer pair the union of both directions' lists, each pair of features once,
    with the intervals of those that are watched.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -28,16 +25,17 @@ from engine.errors import NotReady
 from engine.measures.relations import Edges, FeatureGraph, LayerCounts, Pair
 from engine.measures.siblings import SiblingGroups
 from engine.views import scripts
+from engine.views.blocks import STRENGTHS, LayerRecord, blocks, effects_of, open_block
 from engine.views.gate_records import BLOCK as GATES_BLOCK
 from engine.views.gate_records import GATE_ROW, GatesRecord, Needed
 from engine.views.hidden import BLOCK, HIDDEN, HiddenRecord
 from engine.views.keys import Keys
-from engine.views.records import INTERVAL, NEIGHBOR, ORDER_DIGITS, FeatureRecord, NeighborTable, Snapshot
+from engine.views.records import INTERVAL, ORDER_DIGITS, Snapshot
 from engine.views.sibling_record import unpack_siblings
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 100  # records of one call: more would hold up other readers for longer than 5 ms
+_CHUNK = 8  # records of one call, of up to 0.5 MB: more would hold up other readers for longer than 5 ms
 _ATTEMPTS = 3
 
 
@@ -114,28 +112,60 @@ class SnapshotReader:
         for _ in range(_ATTEMPTS):
             snapshot, order, packed = self.newest()
             run = RunDescription.from_bytes(packed)
-            records = self._records(run.dictionaries, order)
-            hidden = None if records is None else self._hidden(records, run.dictionaries, order)
-            siblings = None if records is None else self._siblings(_pairs(records, run.dictionaries), order)
-            gates = None if records is None or hidden is None else self._gates(list(hidden), run.dictionaries, order)
-            if records is not None and hidden is not None and siblings is not None and gates is not None:
-                contexts = contexts_of(records, run.dictionaries)
-                found = graph_of(records, run.dictionaries, snapshot.tokens, self._k, self._min_support)
-                return Whole(snapshot, run, *found, hidden, *gates, dict(map(unpack_siblings, siblings)), contexts)
+            sizes = run.dictionaries
+            layers = self._layers(sizes, order)
+            pairs = None if layers is None else pairs_of(layers)
+            lists = None if layers is None else self._lists(layers, order)
+            strengths = None if lists is None else self._strengths(sizes, order)
+            hidden = None if pairs is None or strengths is None else self._hidden(pairs, sizes, order)
+            siblings = None if pairs is None or hidden is None else self._siblings(pairs, order)
+            gates = None if pairs is None or siblings is None else self._gates(pairs, sizes, order)
+            if layers and lists is not None and strengths and hidden is not None and siblings is not None and gates is not None:
+                found = graph_of(layers, lists, snapshot.tokens, self._k, self._min_support)
+                return Whole(snapshot, run, *found, hidden, *gates, dict(map(unpack_siblings, siblings)), contexts_of(strengths))
             log.info("snapshot %s was replaced while it was read", snapshot.version)
         raise NotReady(f"{_ATTEMPTS} snapshots in a row were replaced while they were read: the machine is busy", retry_after=5)
 
-    def _records(self, dictionaries: Sequence[int], order: str) -> list[bytes] | None:
-        """The packed records of all features, layer by layer; None when one is not there at this version any more."""
-        return self._read(
-            [self._keys.feature(layer, index) for layer, size in enumerate(dictionaries) for index in range(size)], order
-        )
+    def _layers(self, dictionaries: Sequence[int], order: str) -> list[LayerRecord] | None:
+        """The records of all layers; None when one is not there at this version any more, as in all that follow."""
+        packed = self._read([self._keys.layer(layer) for layer in range(len(dictionaries))], order)
+        return None if packed is None else [msgspec.msgpack.decode(one, type=LayerRecord) for one in packed]
 
-    def _hidden(self, records: Sequence[bytes], dictionaries: Sequence[int], order: str) -> dict[Pair, np.ndarray] | None:
-        """What is hidden in each layer pair; None when a record of it is not there at this version any more."""
-        firsts = [msgspec.msgpack.decode(records[at], type=FeatureRecord) for at in np.cumsum([0, *dictionaries[:-1]]).tolist()]
-        pairs = [(one.layer, table.layer) for one in firsts for table in one.tables if table.direction == "downstream"]
-        found = {up_down: np.zeros(dictionaries[up_down[0]], HIDDEN) for up_down in sorted(pairs)}
+    def _lists(self, layers: Sequence[LayerRecord], order: str) -> dict[Pair, Sides] | None:
+        """The lists and the intervals of each layer pair, of its upstream and of its downstream features."""
+        found: dict[tuple[int, int], Rows] = {}
+        for one in layers:
+            size = len(one.column("count"))
+            for table in one.tables:
+                place = (one.layer, table.layer)
+                listed = self._blocks(self._keys.lists, place, size, table.row, order)
+                watched = self._blocks(self._keys.intervals, place, size, INTERVAL, order)
+                if listed is None or watched is None:
+                    return None
+                found[place] = Rows(*listed, *watched, table.unlisted())
+        return {(up, down): Sides(found[up, down], found[down, up]) for up, down in pairs_of(layers)}
+
+    def _strengths(self, dictionaries: Sequence[int], order: str) -> list[np.ndarray] | None:
+        """Per layer `STRENGTHS [D]`."""
+        found = [self._blocks(self._keys.strengths, (layer,), size, STRENGTHS, order) for layer, size in enumerate(dictionaries)]
+        there = [one[0] for one in found if one is not None]
+        return there if len(there) == len(found) else None
+
+    def _blocks(
+        self, key: Callable[..., str], place: tuple[int, ...], size: int, kind: np.dtype, order: str
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The rows of all blocks of a layer of `size` features, and how many each feature has, int64 `[size]`."""
+        of_layer = list(blocks(size))
+        packed = self._read([key(*place, number) for number, _ in of_layer], order)
+        if packed is None:
+            return None
+        opened = [open_block(one, which.stop - which.start, kind) for one, (_, which) in zip(packed, of_layer, strict=True)]
+        rows, lengths = zip(*opened, strict=True)
+        return np.concatenate(rows), np.concatenate(lengths)
+
+    def _hidden(self, pairs: Sequence[Pair], dictionaries: Sequence[int], order: str) -> dict[Pair, np.ndarray] | None:
+        """What is hidden in each layer pair."""
+        found = {up_down: np.zeros(dictionaries[up_down[0]], HIDDEN) for up_down in pairs}
         names = [self._keys.hidden(*pair, block) for pair, rows in found.items() for block in range(-(-len(rows) // BLOCK))]
         packed = self._read(names, order)
         for one in packed or ():
@@ -147,7 +177,7 @@ class SnapshotReader:
     def _gates(
         self, pairs: Sequence[Pair], dictionaries: Sequence[int], order: str
     ) -> tuple[dict[Pair, np.ndarray], Needed, int] | None:
-        """The gates of each layer pair, what one more needs, and children of all layer pairs; None as `_hidden`."""
+        """The gates of each layer pair, what one more needs, and children of all layer pairs."""
         names = [self._keys.gates(*pair, block) for pair in pairs for block in range(-(-dictionaries[pair[1]] // GATES_BLOCK))]
         packed = self._read(names, order)
         if packed is None:
@@ -165,128 +195,98 @@ class SnapshotReader:
         records: list[bytes] = []
         for start in range(0, len(names), _CHUNK):
             found = cast("list[bytes | None]", self._read_at(keys=names[start : start + _CHUNK], args=[order]))
-            there = [record for record in found if record is not None]
+            there = [record[ORDER_DIGITS:] for record in found if record is not None]
             if len(there) < len(found):
                 return None
             records += there
         return records
 
     def _siblings(self, pairs: Sequence[Pair], order: str) -> list[bytes] | None:
-        """The packed sibling groups of all layer pairs; None when one is not there at this version any more."""
-        if not pairs:
-            return []
-        found = cast("list[bytes | None]", self._read_at(keys=[self._keys.siblings(*pair) for pair in pairs], args=[order]))
-        there = [record for record in found if record is not None]
-        return there if len(there) == len(found) else None
+        """The packed sibling groups of all layer pairs."""
+        return self._read([self._keys.siblings(*pair) for pair in pairs], order)
 
 
-def _pairs(records: Sequence[bytes], dictionaries: Sequence[int]) -> list[Pair]:
-    """The layer pairs: the first feature of each layer has a table for every one that its layer is in."""
-    firsts = itertools.accumulate(dictionaries[:-1], initial=0)
-    tables = [(layer, msgspec.msgpack.decode(records[at], type=FeatureRecord).tables) for layer, at in enumerate(firsts)]
-    return sorted((layer, table.layer) for layer, of_layer in tables for table in of_layer if table.direction == "downstream")
+def pairs_of(layers: Sequence[LayerRecord]) -> list[Pair]:
+    """The layer pairs."""
+    return sorted((one.layer, table.layer) for one in layers for table in one.tables if table.direction == "downstream")
 
 
-@dataclass
-class _Rows:
-    """The rows of one layer pair and direction while they are gathered: whose they are, how many each has, and their bytes; and
-    the same of the intervals."""
+class Rows(NamedTuple):
+    """The lists of a layer's features towards another one: `LISTED [n]` (or with errors) and how many each feature has, int64
+    `[D]`; the same of the intervals of its watched pairs; and what its table does not hold, see `TableRecord`."""
 
-    owners: list[int]
-    lengths: list[int]
-    packed: list[memoryview]
-    watched: list[int]
-    intervals: list[memoryview]
-    errors: list[np.ndarray]
-    unlisted: list[int]
+    listed: np.ndarray
+    lengths: np.ndarray
+    intervals: np.ndarray
+    watched: np.ndarray
+    unlisted: np.ndarray | None
+
+    @property
+    def errors(self) -> np.ndarray:
+        """int64 `[n]`, what may be missing of each joint count."""
+        return np.zeros(len(self.listed), np.int64) if self.unlisted is None else self.listed["error"]
+
+
+class Sides(NamedTuple):
+    """Both directions of a layer pair: of its upstream features, and of its downstream ones."""
+
+    downstream: Rows
+    upstream: Rows
+
+    def ids(self, width: int, *, watched: bool) -> np.ndarray:
+        """int64, up · Dd + down of every row of both directions, or of every interval."""
+        found = []
+        for rows in self:
+            lengths, index = (rows.watched, rows.intervals["index"]) if watched else (rows.lengths, rows.listed["index"])
+            owner = np.repeat(np.arange(len(lengths)), lengths)
+            up, down = (owner, index) if rows is self.downstream else (index, owner)
+            found.append(up.astype(np.int64) * width + down)
+        return np.concatenate(found)
 
 
 def graph_of(
-    records: list[bytes], dictionaries: Sequence[int], tokens: int, k: int, min_support: int
+    layers: Sequence[LayerRecord], lists: Mapping[Pair, Sides], tokens: int, k: int, min_support: int
 ) -> tuple[FeatureGraph, Certainty, dict[Pair, WatchedEdges]]:
     """The graph of a snapshot, how certain its numbers are, and which of its edges are watched.
 
     Args:
-        records: packed `FeatureRecord`s of all features, layer by layer; the list is emptied on the way, to save memory.
-        dictionaries: size of each layer.
+        layers: their records.
+        lists: those of each layer pair.
         tokens: N of the snapshot.
         k, min_support: what the lists were published with.
     """
-    layers = [LayerCounts(np.zeros(size, np.int64), np.zeros(size), np.zeros(size)) for size in dictionaries]
-    count_a = [np.zeros(size, np.int64) for size in dictionaries]
-    rate_effect = [np.full(size, np.nan, np.float32) for size in dictionaries]
-    downstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], [], [], []))
-    upstream: dict[Pair, _Rows] = defaultdict(lambda: _Rows([], [], [], [], [], [], []))
-    for record in _unpacked(records):
-        counts, at = layers[record.layer], record.index
-        counts.count[at], counts.sum[at], counts.sum_of_squares[at] = record.count, record.sum, record.sum_of_squares
-        count_a[record.layer][at], rate_effect[record.layer][at] = record.count_a, record.rate_effect
-        for table in record.tables:
-            down = table.direction == "downstream"
-            pair = (record.layer, table.layer) if down else (table.layer, record.layer)
-            _gather((downstream if down else upstream)[pair], at, table)
+    counts = [LayerCounts(*(one.column(name) for name in ("count", "sum", "sum_of_squares"))) for one in layers]
+    effects = {(one.layer, table.layer): table.effects() for one in layers for table in one.tables}
     edges, joint_a, effect, watched, unlisted = {}, {}, {}, {}, {}
-    for pair in sorted(downstream):
-        sides, width = (downstream.pop(pair), upstream.pop(pair)), dictionaries[pair[1]]
-        if any(any(side.unlisted) for side in sides):
-            unlisted[pair] = tuple(_by_owner(side, dictionaries[layer]) for side, layer in zip(sides, pair, strict=True))
-        edges[pair], joint_a[pair], effect[pair] = _union(*sides, width)
-        watched[pair] = _watched(edges[pair], *sides, width)
-    certainty = Certainty(count_a, rate_effect, joint_a, effect)
-    return FeatureGraph(tokens, layers, edges, k, min_support, unlisted), certainty, watched
+    for pair, sides in sorted(lists.items()):
+        width = len(counts[pair[1]].count)
+        if any(rows.unlisted is not None and rows.unlisted.any() for rows in sides):
+            unlisted[pair] = tuple(
+                np.zeros(len(rows.lengths), np.int64) if rows.unlisted is None else rows.unlisted for rows in sides
+            )
+        edges[pair], joint_a[pair] = _union(sides, width)
+        effect[pair] = effects_of(effects[pair], edges[pair].joint)
+        watched[pair] = _watched(edges[pair], sides, width)
+    certainty = Certainty([one.column("count_a") for one in layers], [one.column("rate_effect") for one in layers], joint_a, effect)
+    return FeatureGraph(tokens, counts, edges, k, min_support, unlisted), certainty, watched
 
 
-def _unpacked(records: list[bytes]) -> Iterator[FeatureRecord]:
-    decode = msgspec.msgpack.Decoder(FeatureRecord).decode
-    records.reverse()
-    while records:
-        yield decode(records.pop())
-
-
-def _gather(rows: _Rows, owner: int, table: NeighborTable) -> None:
-    rows.owners.append(owner)
-    rows.lengths.append(len(table.packed) // NEIGHBOR.itemsize)
-    rows.packed.append(table.packed)
-    rows.watched.append(len(table.packed_intervals) // INTERVAL.itemsize)
-    rows.intervals.append(table.packed_intervals)
-    rows.errors.append(table.errors())
-    rows.unlisted.append(table.unlisted)
-
-
-def _by_owner(rows: _Rows, size: int) -> np.ndarray:
-    unlisted = np.zeros(size, np.int64)
-    unlisted[rows.owners] = rows.unlisted
-    return unlisted
-
-
-def _union(downstream: _Rows, upstream: _Rows, width: int) -> tuple[Edges, np.ndarray, np.ndarray]:
-    """Each pair of features that either list holds, once, with its joint count in half A and its design effect; both lists are from
-    one state, so they say the same of it."""
-    sides = []
-    for rows in (downstream, upstream):
-        table = np.frombuffer(b"".join(rows.packed), NEIGHBOR)
-        rows.packed.clear()
-        owner = np.repeat(np.array(rows.owners, np.int64), rows.lengths)
-        up, down = (owner, table["index"]) if rows is downstream else (table["index"], owner)
-        ids = up.astype(np.int64) * width + down
-        errors = np.concatenate([np.empty(0, np.int64), *rows.errors])
-        sides.append((ids, *(table[column] for column in ("joint", "product", "decoder_cosine", "joint_a", "effect")), errors))
-    ids, *columns = (np.concatenate(column) for column in zip(*sides, strict=True))
-    ids, first = np.unique(ids, return_index=True)
+def _union(sides: Sides, width: int) -> tuple[Edges, np.ndarray]:
+    """Each pair of features that either list holds, once, with its joint count in half A; both lists are from one state, so they
+    say the same of it."""
+    ids, first = np.unique(sides.ids(width, watched=False), return_index=True)
+    joint, product, cosine, joint_a = (
+        np.concatenate([rows.listed[name] for rows in sides])[first] for name in ("joint", "product", "decoder_cosine", "joint_a")
+    )
+    error = np.concatenate([rows.errors for rows in sides])[first]
     up, down = np.divmod(ids, width)
-    joint, product, cosine, joint_a, effect, error = (column[first] for column in columns)
-    return Edges(up.astype(np.int32), down.astype(np.int32), joint, product, cosine, error), joint_a, effect
+    return Edges(up.astype(np.int32), down.astype(np.int32), joint, product, cosine, error), joint_a
 
 
-def _watched(edges: Edges, downstream: _Rows, upstream: _Rows, width: int) -> WatchedEdges:
-    """The intervals that either list holds, each pair's once, at the edges that they belong to."""
-    ids, intervals = [], []
-    for rows in (downstream, upstream):
-        found = np.frombuffer(b"".join(rows.intervals), INTERVAL)
-        owner = np.repeat(np.array(rows.owners, np.int64), rows.watched)
-        up, down = (owner, found["index"]) if rows is downstream else (found["index"], owner)
-        ids.append(up.astype(np.int64) * width + down)
-        intervals.append(found)
-    own, first = np.unique(np.concatenate(ids), return_index=True)
-    at = np.searchsorted(edges.up.astype(np.int64) * width + edges.down, own)
-    return WatchedEdges(at, np.concatenate(intervals)[first])
+def _watched(edges: Edges, sides: Sides, width: int) -> WatchedEdges:
+    """The intervals of the watched pairs that are listed, each pair's once, at the edges that they belong to."""
+    own, first = np.unique(sides.ids(width, watched=True), return_index=True)
+    ids = edges.up.astype(np.int64) * width + edges.down
+    at = np.searchsorted(ids, own)
+    listed = np.append(ids, -1)[at] == own
+    return WatchedEdges(at[listed], np.concatenate([rows.intervals for rows in sides])[first[listed]])

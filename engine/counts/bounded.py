@@ -138,6 +138,9 @@ class BoundedTable(StatePart, JointTable):
         part._bound = part._heaviest()
         return part
 
+    def settle(self) -> None:
+        self.count_gathered()
+
     def at(self, up: np.ndarray, down: np.ndarray) -> PairCells:
         self.count_gathered()
         ours, theirs = self.downstream.find(up, down), self.upstream.find(down, up)

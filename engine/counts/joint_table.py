@@ -50,6 +50,10 @@ class JointTable(ABC):
     def exact(self) -> bool:
         """Whether every count is what was seen, and every pair that was seen is there."""
 
+    def settle(self) -> None:
+        """Count what was taken in and is not counted yet. Whoever reads does so first; after it two may read at the same time."""
+        return
+
     @abstractmethod
     def at(self, up: np.ndarray, down: np.ndarray) -> PairCells:
         """The cells of some pairs, integers `[n]` each, in their order."""

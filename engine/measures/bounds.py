@@ -5,17 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 import kernels
-from engine.measures.pair_counts import PairCounts, estimates
+from engine.measures.at_once import estimates_at_once
+from engine.measures.pair_counts import PairCounts
 from engine.measures.similarity import Floats
 
 RATIOS = ("jaccard", "sufficiency", "necessity")
 
 
-def ratios_of(counts: PairCounts) -> list[tuple[Floats, Floats]]:
-    """Successes and trials of each of `RATIOS`, float64 of the joint counts' shape: n_ij over n_i + n_j − n_ij, n_i and n_j."""
+def ratio_of(measure: str, counts: PairCounts) -> tuple[Floats, Floats]:
+    """Successes and trials of one of `RATIOS`, float64 of the joint counts' shape: n_ij over n_i + n_j − n_ij, n_i or n_j."""
     joint = np.asarray(counts.joint, np.float64)
-    up, down = (np.broadcast_to(np.asarray(n, np.float64), joint.shape) for n in (counts.up, counts.down))
-    return [(joint, np.ascontiguousarray(trials)) for trials in (up + down - joint, up, down)]
+    trials = np.empty(joint.shape)
+    if measure == "jaccard":
+        trials[...] = np.asarray(counts.up, np.float64) + np.asarray(counts.down, np.float64) - joint
+    else:
+        trials[...] = counts.up if measure == "sufficiency" else counts.down
+    return joint, trials
 
 
 def pearson_effective(counts: PairCounts, rate_effect: np.ndarray) -> Floats:
@@ -44,18 +49,25 @@ def tempered_bounds(
     """
     joint = np.asarray(counts.joint)
     lower, upper = np.full(joint.shape, np.nan), np.full(joint.shape, np.nan)
-    missing = np.broadcast_to(np.asarray(counts.joint_error), joint.shape)
+    missing = np.asarray(counts.joint_error)
     if measure == "pearson":
-        r = np.broadcast_to(estimates(counts, [measure])[measure], joint.shape)
+        r = estimates_at_once(counts, [measure])[measure]
         effective = np.broadcast_to(pearson_effective(counts, rate_effect), joint.shape)
         known = np.isfinite(r) & np.isfinite(effective) & (missing == 0)
         lower[known], upper[known] = kernels.pearson_bounds(r[known], effective[known], alpha)
         return lower, upper
-    successes, trials = ratios_of(counts)[RATIOS.index(measure)]
-    effects = np.broadcast_to(np.asarray(effect, np.float64), joint.shape)
+    successes, trials = ratio_of(measure, counts)
+    effects = np.asarray(effect, np.float64)
     known = np.isfinite(effects)
-    lower[known], upper[known] = kernels.bounds(successes[known], trials[known], effects[known], alpha)
-    if (more := known & (missing > 0)).any():
-        successes, trials = ratios_of(counts._replace(joint=joint + missing))[RATIOS.index(measure)]
+    if effects.shape == joint.shape and known.all():
+        lower, upper = kernels.bounds(successes, trials, effects, alpha)
+    else:
+        effects = np.broadcast_to(effects, joint.shape)
+        known = np.isfinite(effects)
+        lower[known], upper[known] = kernels.bounds(successes[known], trials[known], effects[known], alpha)
+    if missing.any():
+        more = known & (missing > 0)
+        successes, trials = ratio_of(measure, counts._replace(joint=joint + missing))
+        effects = np.broadcast_to(effects, joint.shape)
         upper[more] = kernels.bounds(successes[more], trials[more], effects[more], alpha)[1]
     return lower, upper

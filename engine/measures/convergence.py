@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from engine.errors import BadValue
 from engine.measures import similarity
-from engine.measures.ranking import Integers, list_offsets, rbos, top_of_lists
+from engine.measures.ranking import Integers, list_offsets, rbo, rbos, top_of_lists
 from engine.measures.similarity import Floats
 
 HALF_MEASURES = ("jaccard", "sufficiency", "necessity")
@@ -188,9 +188,13 @@ def split_half_rbo(
     Raises:
         BadValue: as `split_half_rbos`.
     """
-    counts = HalfCounts(*np.broadcast_arrays(*(np.atleast_1d(x) for x in (joint_a, up_a, down_a, joint_b, up_b, down_b))))
-    (value,) = split_half_rbos([0, np.size(counts.joint_a)], counts, measure, k, min_support=min_support)
-    return None if np.isnan(value) else float(value)
+    _require_list(k, min_support)
+    tops = []
+    for half in ((joint_a, up_a, down_a), (joint_b, up_b, down_b)):
+        scores = np.atleast_1d(_supported(measure, *half, min_support))
+        best = np.argsort(-scores, kind="stable")[:k]  # NaN last
+        tops.append(best[~np.isnan(scores[best])].tolist())
+    return rbo(*tops) if any(tops) else None
 
 
 def split_half_rbos(offsets: ArrayLike, counts: HalfCounts, measure: str, k: int, *, min_support: int = 1) -> Floats:
@@ -215,8 +219,7 @@ def split_half_rbos(offsets: ArrayLike, counts: HalfCounts, measure: str, k: int
     Raises:
         BadValue: another measure, k or min_support below 1, or offsets that do not divide the candidates into lists.
     """
-    if min_support < 1:
-        raise BadValue(f"min_support must be at least 1, got {min_support}")
+    _require_list(k, min_support)
     ends = list_offsets(offsets, np.size(counts.joint_a))
     top_a = top_of_lists(ends, _supported(measure, *counts[:3], min_support), k)
     top_b = top_of_lists(ends, _supported(measure, *counts[3:], min_support), k)
@@ -340,6 +343,12 @@ def list_status(certified_k: int, k: int, any_sufficient: bool) -> Literal["insu
 def _bins(counts: np.ndarray) -> Integers:
     """⌊log₄ count⌋, exactly; −1 for 0."""
     return np.searchsorted(_POWERS_OF_4, counts, side="right") - 1
+
+
+def _require_list(k: int, min_support: int) -> None:
+    for name, value in (("k", k), ("min_support", min_support)):
+        if value < 1:
+            raise BadValue(f"{name} must be at least 1, got {value}")
 
 
 def _supported(measure: str, joint: ArrayLike, up: ArrayLike, down: ArrayLike, min_support: int) -> Floats:

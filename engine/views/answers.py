@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
 from engine.encoder.description import RunDescription
 from engine.errors import BadValue, Unknown
-from engine.measures import MEASURES, PairCounts, estimates, reason
+from engine.measures import MEASURES, PairCounts, reason
+from engine.measures.at_once import estimates_at_once
 from engine.measures.bounds import tempered_bounds
 from engine.measures.intervals import MIN_DOCUMENTS, MIN_EFFECTIVE
 from engine.views.neighbor_rows import NeighborRows, OneSide, certify, halves_agree, pair_counts
@@ -20,6 +21,8 @@ from engine.views.records import DIRECTIONS, INTERVAL_MEASURES, NEIGHBOR, Direct
 
 MOST_NEIGHBORS = 1_000
 """Cap of `k`: an answer of 1,000 neighbours is some 0.6 MB of JSON, and nobody reads further down a ranking."""
+
+_OF_NEIGHBOR = ("lower", "upper", "interval_estimate", "counted_from", "status", "method")  # of `EstimateAnswer`
 
 _COUNTS = {"up": "up", "down": "down", "joint": "joint", "count_error": "joint_error"}  # of `CountsAnswer`, in `PairCounts`
 
@@ -197,7 +200,7 @@ def similarity(
         corpus: the corpus that all of it is from.
     """
     measures = {}
-    for measure, value in estimates(counts).items():
+    for measure, value in estimates_at_once(counts).items():
         why = None if math.isfinite(value) else reason(measure, counts, f"feature {name(up)}", f"feature {name(down)}")
         found = EstimateAnswer(estimate=_number(value), reason=why)
         if measure in INTERVAL_MEASURES and why is None:
@@ -224,27 +227,49 @@ def as_arrays(counts: PairCounts) -> PairCounts:
 def with_bounds(
     found: EstimateAnswer, measure: str, interval: np.ndarray | None, lower: float, upper: float, missing: int = 0
 ) -> EstimateAnswer:
-    """An estimate with its interval: that of a watched pair, or the tempered bounds of any other, of whose joint count so many
-    may be missing."""
-    if interval is None:
+    """An estimate with its interval: that of a watched pair (its `INTERVAL` row), or the tempered bounds of any other, of whose
+    joint count so many may be missing."""
+    own = None if interval is None else _intervals(np.array([interval]), measure)[0]
+    return msgspec.structs.replace(found, **_bounds(measure, own, lower, upper, missing))
+
+
+class _Interval(NamedTuple):
+    """What an `INTERVAL` row says of one measure."""
+
+    counted_from: int
+    documents: int
+    effective: float | None
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+
+
+def _intervals(rows: np.ndarray, measure: str) -> list[_Interval]:
+    """Of `INTERVAL [n]`, for one measure."""
+    at = INTERVAL_MEASURES.index(measure)
+    columns = [map(_short, rows[name][:, at]) for name in ("effective", "estimate", "lower", "upper")]
+    return list(map(_Interval, rows["counted_from"].tolist(), rows["documents"][:, at].tolist(), *columns))
+
+
+def _bounds(measure: str, own: _Interval | None, lower: float, upper: float, missing: int) -> dict[str, Any]:
+    """What an `EstimateAnswer` says of an interval."""
+    if own is None:
         if not math.isfinite(lower):
             why = "design effects are not known yet: too few features have fired in both halves of the documents"
             if measure == "pearson" and missing:
                 why = f"the pair's table is bounded, and products of up to {missing:,} joint tokens are missing"
-            return msgspec.structs.replace(found, reason=why)
-        return msgspec.structs.replace(found, lower=lower, upper=upper, status="heuristic", method="tempered")
-    at = INTERVAL_MEASURES.index(measure)
-    documents, effective = int(interval["documents"][at]), _short(interval["effective"][at]) or 0.0
-    told = {"counted_from": int(interval["counted_from"]), "documents": documents, "effective_documents": effective}
-    if not np.isfinite(interval["lower"][at]):
+            return {"reason": why}
+        return {"lower": lower, "upper": upper, "status": "heuristic", "method": "tempered"}
+    effective = own.effective or 0.0
+    told = {"counted_from": own.counted_from, "documents": own.documents, "effective_documents": effective}
+    if own.lower is None:
         why = (
-            f"{documents:,} informative documents since the pair is watched, worth {effective:,.0f} of equal weight: an interval "
-            f"needs {MIN_DOCUMENTS} and {MIN_EFFECTIVE}"
+            f"{own.documents:,} informative documents since the pair is watched, worth {effective:,.0f} of equal weight: an "
+            f"interval needs {MIN_DOCUMENTS} and {MIN_EFFECTIVE}"
         )
-        return msgspec.structs.replace(found, reason=why, **told)
-    bounds = {key: _short(interval[key][at]) for key in ("lower", "upper")}
-    own = _short(interval["estimate"][at])
-    return msgspec.structs.replace(found, **bounds, interval_estimate=own, status="ok", method="anytime", **told)
+        return told | {"reason": why}
+    bounds = {"lower": own.lower, "upper": own.upper, "interval_estimate": own.estimate}
+    return told | bounds | {"status": "ok", "method": "anytime"}
 
 
 def neighbors(
@@ -281,7 +306,7 @@ def neighbors(
     lower = upper = scores = np.full(len(rows), np.nan)
     if len(rows):
         counts = pair_counts(own, rows, snapshot.tokens, direction, errors)
-        scores = np.broadcast_to(estimates(counts, [measure])[measure], rows.shape)
+        scores = np.broadcast_to(estimates_at_once(counts, [measure])[measure], rows.shape)
         if measure in INTERVAL_MEASURES:
             rates = np.fmax(rows["rate_effect"], own.rate_effect)
             lower, upper = tempered_bounds(measure, counts, rows["effect"], rates)
@@ -289,29 +314,22 @@ def neighbors(
     order = np.lexsort((rows["index"], layers, -scores, -first))  # NaN sorts last
     best = order[np.isfinite(scores[order])][:k]
     chosen, own_count = rows[best], int(own.count)
-    values = estimates(pair_counts(own, chosen, snapshot.tokens, direction)) if len(chosen) else {}
-    columns = {key: np.broadcast_to(value, chosen.shape).tolist() for key, value in values.items()}
-    watched = {(table.layer, int(row["index"])): row for table in tables for row in table.intervals}
+    values = estimates_at_once(pair_counts(own, chosen, snapshot.tokens, direction)) if len(chosen) else {}
+    columns = {key: [_number(value) for value in np.broadcast_to(values[key], chosen.shape).tolist()] for key in values}
+    watched = _watched(tables, layers[best], chosen["index"], measure)
+    numbers = (layers[best], chosen["index"], chosen["count"], chosen["joint"], errors[best], lower[best], upper[best])
+    own_estimates = np.broadcast_to(values[measure], chosen.shape).tolist() if len(chosen) else []
     found = []
-    for at, (layer, row) in enumerate(zip(layers[best].tolist(), chosen, strict=True)):
-        other, joint = int(row["count"]), int(row["joint"])
+    for at, (layer, index, other, joint, error, low, high) in enumerate(zip(*(one.tolist() for one in numbers), strict=True)):
         up, down = (own_count, other) if direction == "downstream" else (other, own_count)
-        one = EstimateAnswer(estimate=columns[measure][at])
-        if measure in INTERVAL_MEASURES:
-            bounds, interval = (float(lower[best[at]]), float(upper[best[at]])), watched.get((layer, int(row["index"])))
-            one = with_bounds(one, measure, interval, *bounds, int(errors[best[at]]))
+        told = _bounds(measure, watched.get((layer, index)), low, high, error) if measure in INTERVAL_MEASURES else {}
         found.append(
             NeighborAnswer(
-                feature=name((layer, int(row["index"]))),
-                counts=CountsAnswer(up=up, down=down, joint=joint, count_error=int(errors[best[at]])),
-                estimate=columns[measure][at],
-                lower=one.lower,
-                upper=one.upper,
-                interval_estimate=one.interval_estimate,
-                counted_from=one.counted_from,
-                status=one.status,
-                method=one.method,
-                measures={key: _number(column[at]) for key, column in columns.items()},
+                feature=f"{layer}:{index}",
+                counts=CountsAnswer(up=up, down=down, joint=joint, count_error=error),
+                estimate=own_estimates[at],
+                measures={key: column[at] for key, column in columns.items()},
+                **{key: value for key, value in told.items() if key in _OF_NEIGHBOR},
             )
         )
     standing = certify(
@@ -338,7 +356,6 @@ def neighbors(
 def record_neighbors(
     record: FeatureRecord,
     snapshot: Snapshot,
-    sizes: Sequence[int],
     *,
     direction: Direction,
     measure: str,
@@ -347,13 +364,10 @@ def record_neighbors(
     rank: Rank = "lower",
     published_k: int,
 ) -> NeighborsAnswer:
-    """Neighbours from a published record; right for k ≤ `published_k` and the published `min_support` only.
-
-    `sizes`: the dictionaries of the run.
-    """
+    """Neighbours from a published record; right for k ≤ `published_k` and the published `min_support` only."""
     own = OneSide(record.count, record.sum, record.sum_of_squares, record.count_a, record.rate_effect)
     tables = [
-        NeighborRows(table.layer, table.rows(), table.intervals(), sizes[table.layer], table.errors(), table.unlisted)
+        NeighborRows(table.layer, table.rows(), table.intervals(), table.features, table.errors(), table.unlisted)
         for table in record.tables
         if table.direction == direction
     ]
@@ -395,6 +409,17 @@ def no_table(feature: Feature, direction: Direction, pairs: Sequence[tuple[int, 
 def pair_names(pairs: Sequence[tuple[int, int]]) -> str:
     """The pairs as a message lists them: "0→1, 1→2"."""
     return ", ".join(f"{up}→{down}" for up, down in pairs)
+
+
+def _watched(
+    tables: Sequence[NeighborRows], layers: np.ndarray, indices: np.ndarray, measure: str
+) -> dict[tuple[int, int], _Interval]:
+    """(layer, index) → interval of those of some neighbours that are watched."""
+    found = {}
+    for table in tables if measure in INTERVAL_MEASURES else ():
+        rows = table.intervals[np.isin(table.intervals["index"], indices[layers == table.layer])]
+        found |= zip(((table.layer, index) for index in rows["index"].tolist()), _intervals(rows, measure), strict=True)
+    return found
 
 
 def _number(value: float | np.ndarray) -> float | None:

@@ -64,18 +64,36 @@ class Keys:
         """Hash of the rate limit: the `tokens` of an API key or an address, and `at` which second; gone when it is full again."""
         return f"{self.prefix}bucket:{who}"
 
-    def feature(self, layer: int, index: int) -> str:
-        """Hash of two versions of a `FeatureRecord`: packed records in `0` and `1`, their `Version.order` in `v0` and `v1`."""
-        return f"{self.prefix}feature:{layer}:{index}"
+    @property
+    def records(self) -> str:
+        """What the keys of all records begin with. A record K is two strings, `K:0` and `K:1`: two versions of it, each behind its
+        `Version.order`."""
+        return f"{self.prefix}record:"
+
+    def layer(self, layer: int) -> str:
+        """A `LayerRecord`."""
+        return f"{self.records}layer:{layer}"
+
+    def lists(self, layer: int, other: int, block: int) -> str:
+        """A block of a layer's lists towards another one (`engine.views.blocks`)."""
+        return f"{self.records}lists:{layer}:{other}:{block}"
+
+    def intervals(self, layer: int, other: int, block: int) -> str:
+        """A block of a layer's watched pairs with another one."""
+        return f"{self.records}intervals:{layer}:{other}:{block}"
+
+    def strengths(self, layer: int, block: int) -> str:
+        """A block of a layer's strongest activations and histograms."""
+        return f"{self.records}strengths:{layer}:{block}"
 
     def hidden(self, up: int, down: int, block: int) -> str:
-        """Hash of two versions of a `HiddenRecord`, as of a feature's record."""
-        return f"{self.prefix}hidden:{up}-{down}:{block}"
+        """A `HiddenRecord`."""
+        return f"{self.records}hidden:{up}-{down}:{block}"
 
     def siblings(self, up: int, down: int) -> str:
-        """Hash of two versions of a layer pair's `SiblingRecord`, as of a feature's."""
-        return f"{self.prefix}siblings:{up}:{down}"
+        """A layer pair's `SiblingRecord`."""
+        return f"{self.records}siblings:{up}:{down}"
 
     def gates(self, up: int, down: int, block: int) -> str:
-        """Hash of two versions of a `GatesRecord`, as of a feature's record."""
-        return f"{self.prefix}gates:{up}-{down}:{block}"
+        """A `GatesRecord`."""
+        return f"{self.records}gates:{up}-{down}:{block}"

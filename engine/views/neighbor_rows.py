@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from engine.measures import PairCounts, estimates
+from engine.measures import PairCounts
+from engine.measures.at_once import estimates_at_once
 from engine.measures.bounds import tempered_bounds
 from engine.measures.convergence import HALF_MEASURES, certified_k, list_status, split_half_rbo
 from engine.views.records import Direction
@@ -115,7 +116,7 @@ def certify(
     lower, upper = tempered_bounds(measure, counts, rows["effect"], np.full(len(rows), np.nan), alpha)
     if not np.isfinite(lower[best]).all():
         return Standing("insufficient", 0, "design effects are not known yet")
-    scores = estimates(counts, [measure])[measure]
+    scores = estimates_at_once(counts, [measure])[measure]
     effect = float(np.nanmax(rows["effect"]))
     missing = float(max((table.unlisted for table in tables), default=0))
     most = max(float(min_support - 1), missing) + missing
@@ -124,7 +125,8 @@ def certify(
         most = max(most, last * float(own.count) + (1.0 + last) * missing)
     trials = np.array([float(own.count)])
     rest_upper = float(bounds(np.minimum(most, trials), trials, effect, alpha)[1][0])
-    others = np.setdiff1d(np.arange(len(rows)), best)
+    others = np.ones(len(rows), bool)
+    others[best] = False
     rest_upper = max(rest_upper, float(upper[others].max(initial=-np.inf)))
     settled = int(certified_k(lower[best][None], upper[best][None], np.array([rest_upper]))[0])
     return Standing(list_status(settled, len(best), any_sufficient=True), settled, None)

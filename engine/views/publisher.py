@@ -1,36 +1,38 @@
 """Publishing: from the state to the records in Redis, never torn, and never in the way of counting.
 
-1. Take over: see that the run marker is ours. It is missing in a new or wiped Redis; then everything is published.
-2. Sweep the state and pack the records of what changed (`engine.views.sweep`).
-3. Write them, at most 256 a call, into the slots that readers are not shown.
+1. `take` what is to be published, while nothing counts (`engine.views.moment`); the rest is done beside the counting, by the thread
+   of `engine.views.publishing`.
+2. Take over: see that the run marker is ours. It is missing in a new or wiped Redis; then everything is published.
+3. Sweep the moment, and write the records of what changed (`engine.views.sweep`), some MiB a call, into the versions that readers
+   are not shown.
 4. Commit: move the pointer, with status, uploads, convergence and the event of the new snapshot.
 
-Whatever goes wrong with Redis ends the publish, is logged, and leaves `problem` set: the next tick publishes everything. A version
+Whatever goes wrong with Redis ends the publish, is logged, and leaves `problem` set: the next one publishes everything. A version
 is never used twice, so nothing that a broken publish left behind can be taken for a later one's.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 import redis
 
 from engine.views import scripts
+from engine.views.blocks import Packed
 from engine.views.connection import connect
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
-from engine.views.gate_records import GateRecords
-from engine.views.hidden import HiddenRecords
 from engine.views.keys import Keys
+from engine.views.moment import Moment, Moments, Pair
 from engine.views.records import ORDER_DIGITS, ConvergenceRecord, Snapshot, StatusRecord, UploadRecord, Version
-from engine.views.sibling_record import pack_siblings
-from engine.views.sweep import Sweep
+from engine.views.sweep import Sweep, interval_records
+from kernels import Separators
 
 if TYPE_CHECKING:
     from engine.counts.state import State
@@ -39,11 +41,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PAUSE_FACTOR = 12
-"""Pause after a publish, in durations of it: publishing takes at most 1/13 of the engine's time, below the 10 % that it may."""
-
-_CHUNK_RECORDS = 256
 _CHUNK_BYTES = 4 << 20  # a call of 4 MiB holds up readers for some 5 ms
+
+
+class Told(NamedTuple):
+    """What is told beside the statistics: how the engine is, what became of every upload, and the convergence series; a heartbeat
+    may leave out the last two."""
+
+    status: StatusRecord
+    uploads: Sequence[UploadRecord] = ()
+    convergence: ConvergenceRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ class Published:
     Attributes:
         version: of the new snapshot; None when none was made (nothing new, or Redis is away).
         tokens: N of the state.
-        features: how many the run has; written: how many records of them were rewritten; bytes: of those records.
-        seconds: by step: "sweep", "write" (packing included), "commit".
+        features: how many the run has; written: of how many records were rewritten; bytes: of all records that were.
+        seconds: by step: "take" (nothing counts meanwhile), "sweep", "write" (packing included), "commit".
     """
 
     version: str | None
@@ -69,6 +76,10 @@ class NotOurs(Exception):
     """The run marker in Redis is missing, or another engine's."""
 
 
+class Abandoned(Exception):
+    """The engine stops: the publish is not to be finished."""
+
+
 class Publisher:
     """Publishes the snapshots of one engine.
 
@@ -76,6 +87,7 @@ class Publisher:
         tokens: N of the newest snapshot; −1 before the first, and when it must be published again.
         problem: a sentence for the user when the last attempt failed, else None.
         last: what the last attempt did.
+        abandon: set it to have a publish that goes on end early, and the next one publish everything.
     """
 
     def __init__(
@@ -99,33 +111,33 @@ class Publisher:
             NoRedis: the settings name no Redis.
         """
         client = connect(settings.redis_url)
+        cosines = cosines or DecoderCosines(None, ())
         self.keys = Keys(settings.redis_prefix)
         self.problem: str | None = None
         self.last = Published(None, 0)
+        self.abandon = threading.Event()
         self._client = client
         self._description = description
         self._run = description.to_bytes()
-        self._settings = settings
         self._epoch = epoch
         self._number = 0
-        self._cosines = cosines or DecoderCosines(None, ())
-        self._effects = effects or Effects(description.dictionaries)
-        self._hidden = HiddenRecords(self.keys)
-        self._gates = GateRecords(self.keys, self._effects)
+        self._k = settings.published_k
+        self._cosines = cosines
+        effects = effects or Effects(description.dictionaries)
+        self._moments = Moments(self.keys, cosines, effects, settings.published_k, settings.min_support)
+        self._separators: dict[Pair, Separators] = {}
         self._published: Sweep | None = None  # what Redis holds; None: publish everything
         self._version: str | None = None
         self._uploads: dict[str, UploadRecord] = {}
         self._ours = False
         self._ever_ours = False
-        self._due_at = self._due_idle_at = 0.0
-        self._took = 0.0
         self._take_over, self._write, self._commit, self._beat = (
             client.register_script(script) for script in (scripts.TAKE_OVER, scripts.WRITE, scripts.COMMIT, scripts.BEAT)
         )
 
     @property
     def tokens(self) -> int:
-        return -1 if self._published is None else self._published.tokens
+        return -1 if self._published is None else self._published.moment.tokens
 
     def standing_tokens(self) -> int:
         """N of the snapshot that Redis shows of this run before our first publish, left by an engine that was killed; 0 for none.
@@ -139,87 +151,91 @@ class Publisher:
             return 0
         return msgspec.msgpack.decode(pointer[ORDER_DIGITS:], type=Snapshot).tokens
 
-    @property
-    def interval(self) -> float:
-        """Seconds from one snapshot to the next while text is being counted, after how long the last publish took."""
-        return max(self._settings.publish_interval, (PAUSE_FACTOR + 1) * self._took)
+    def has(self, state: State) -> bool:
+        """Whether Redis holds all there is to say of a state. A segment that ends adds no token, but intervals, gates, effects."""
+        if self._published is None:
+            return False
+        moment = self._published.moment
+        return (moment.tokens, moment.revision) == (state.tokens, self._moments.revision(state))
 
-    def due(self, idle: bool = False) -> bool:
-        """Whether the interval since the last attempt has passed, and (unless idle) 12 times what that attempt took."""
-        return time.monotonic() >= (self._due_idle_at if idle else self._due_at)
+    def has_taken(self, state: State) -> bool:
+        """Whether the last moment that was taken is of this state, written or not."""
+        return self._moments.last == (state.tokens, self._moments.revision(state))
+
+    def take(self, state: State) -> Moment:
+        """What there is to publish of a state. Nothing may count into it meanwhile; a moment that was taken must be written before
+        the next one is, since it holds what has changed since the one before."""
+        return self._moments.take(state, whole=self._published is None)
+
+    def write(self, moment: Moment, told: Told) -> Published:
+        """Publish a moment.
+
+        Never raises for Redis' sake: see `problem`. Nothing is done with a moment that is not whole where all is to be published.
+        """
+        if self._published is None and not moment.whole:
+            self.last = Published(None, moment.tokens)
+            return self.last
+        try:
+            self.last = self._publish(moment, told)
+            self.problem = None
+        except (redis.RedisError, OSError, NotOurs) as error:
+            self._failed(error, moment.tokens)
+        except Abandoned:
+            self._ours, self._published = False, None
+            self.last = Published(None, moment.tokens)
+        return self.last
 
     def publish(
         self, state: State, status: StatusRecord, uploads: Sequence[UploadRecord], convergence: ConvergenceRecord
     ) -> Published:
-        """Publish a state; only a heartbeat when Redis has it already. Nothing may count into it meanwhile.
+        """Publish a state; only a heartbeat when Redis has it already. Nothing may count into it meanwhile. Else as `write`."""
+        told = Told(status, uploads, convergence)
+        if self.has(state) and self.beat(*told):
+            self.last = Published(self._version, state.tokens)
+            return self.last
+        return self.write(self.take(state), told)
 
-        Never raises for Redis' sake: see `problem`.
-        """
-        began = time.monotonic()
+    def beat(
+        self, status: StatusRecord, uploads: Sequence[UploadRecord] = (), convergence: ConvergenceRecord | None = None
+    ) -> bool:
+        """Write status, changed uploads and the series alone. False when Redis does not hold our snapshot any more, or does not
+        answer: everything is to be published then."""
         try:
-            published = self._published
-            if published is not None and published.is_of(state, self._effects) and self._heartbeat(status, uploads, convergence):
-                self.last = Published(self._version, state.tokens)
-            else:
-                self.last = self._publish(state, status, uploads, convergence)
-            self.problem = None
-        except (redis.RedisError, OSError, NotOurs) as error:
-            self._failed(error, state.tokens)
-        now = time.monotonic()
-        self._due_idle_at = now + self._settings.publish_interval
-        self._took = now - began
-        self._due_at = max(self._due_idle_at, now + PAUSE_FACTOR * self._took)
-        return self.last
-
-    def beat(self, status: StatusRecord, uploads: Sequence[UploadRecord] = ()) -> None:
-        """Write status and changed uploads alone. Finds out that Redis was wiped, too: then the next `publish` is due at once."""
-        try:
-            if not self._heartbeat(status, uploads):
-                self._due_at = self._due_idle_at = 0.0
+            intact = self._heartbeat(status, uploads, convergence)
             self.problem = None
         except (redis.RedisError, OSError, NotOurs) as error:
             self._failed(error, max(0, self.tokens))
+            return False
+        return intact
 
-    def _publish(
-        self, state: State, status: StatusRecord, uploads: Sequence[UploadRecord], convergence: ConvergenceRecord
-    ) -> Published:
+    def _publish(self, moment: Moment, told: Told) -> Published:
         if not self._ours:
             self._claim()
+        everything = self._published is None
         self._number += 1
         version = Version(self._epoch, self._number)
         began = time.perf_counter()
-        sweep = Sweep.of(
-            state,
-            self._cosines,
-            self._effects,
-            self._published,
-            k=self._settings.published_k,
-            min_support=self._settings.min_support,
-        )
+        for up, down in moment.tables:
+            if (up, down) not in self._separators:
+                self._separators[up, down] = Separators.none(*(len(moment.sides[layer].count) for layer in (up, down)))
+        sweep = Sweep.of(moment, self._cosines, self._separators, self._k)
         swept = time.perf_counter()
-        everything = self._published is None
         written, size = self._write_records(self._changed_records(sweep), version)
-        self._write_records(self._hidden.changed(state, everything), version)
-        if everything or (self._published is not None and self._published.revision != sweep.revision):
-            self._write_records(
-                ((self.keys.siblings(*pair), pack_siblings(part)) for pair, part in state.siblings.items()), version
-            )
-        self._write_records(self._gates.changed(state, everything), version)
         wrote = time.perf_counter()
         snapshot = Snapshot(
             version=str(version),
-            tokens=sweep.tokens,
+            tokens=moment.tokens,
             published_at=time.time(),
             previous=None if everything else self._version,
         )
-        changed = list(uploads) if everything else self._changed(uploads)
+        changed = list(told.uploads) if everything else self._changed(told.uploads)
         keys = self.keys
         self._require(
             self._commit(
                 keys=[keys.marker, keys.snapshot, keys.events, keys.status, keys.convergence, keys.uploads],
                 args=[
                     *(str(self._epoch), version.order, snapshot.version),
-                    *(msgspec.msgpack.encode(record) for record in (snapshot, status, convergence)),
+                    *(msgspec.msgpack.encode(record) for record in (snapshot, told.status, told.convergence)),
                     *("1" if everything else "0", *_fields(changed)),
                 ],
             )
@@ -227,26 +243,45 @@ class Publisher:
         self._published, self._version = sweep, snapshot.version
         self._sent(changed, anew=everything)
         done = time.perf_counter()
-        seconds = {"sweep": swept - began, "write": wrote - swept, "commit": done - wrote}
-        features = sum(len(side.count) for side in sweep.sides)
-        log.debug("snapshot %s: %d tokens, %d of %d records in %.3f s", version, sweep.tokens, written, features, done - began)
-        return Published(snapshot.version, sweep.tokens, features, written, size, seconds)
+        seconds = {"take": moment.seconds, "sweep": swept - began, "write": wrote - swept, "commit": done - wrote}
+        features = sum(len(side.count) for side in moment.sides)
+        log.debug("snapshot %s: %d tokens, %d of %d features in %.3f s", version, moment.tokens, written, features, done - began)
+        return Published(snapshot.version, moment.tokens, features, written, size, seconds)
 
-    def _write_records(self, records: Iterator[tuple[str, bytes]], version: Version) -> tuple[int, int]:
-        """Write records under their keys; how many and how many bytes that was."""
-        written, size = 0, 0
-        for chunk in _chunks(records):
-            keys = [self.keys.marker, self.keys.snapshot, *(key for key, _ in chunk)]
-            self._require(self._write(keys=keys, args=[str(self._epoch), version.order, *(packed for _, packed in chunk)]))
-            written += len(chunk)
-            size += sum(len(packed) for _, packed in chunk)
-        return written, size
+    def _changed_records(self, sweep: Sweep) -> Iterator[tuple[str, Packed, int]]:
+        moment = sweep.moment
+        yield from sweep.records(self.keys, self._published)
+        for key, packed in moment.hidden:
+            yield key, [packed], 0
+        if moment.ends is not None:
+            for pair, intervals in moment.ends.intervals.items():
+                sizes = len(moment.sides[pair[0]].count), len(moment.sides[pair[1]].count)
+                for key, packed in interval_records(self.keys, pair, intervals, sizes):
+                    yield key, packed, 0
+            for key, packed in moment.ends.records:
+                yield key, [packed], 0
 
-    def _changed_records(self, sweep: Sweep) -> Iterator[tuple[str, bytes]]:
-        for layer, dirty in enumerate(sweep.dirty(self._published)):
-            if dirty.any():
-                for index, packed in sweep.records(layer, dirty):
-                    yield self.keys.feature(layer, index), packed
+    def _write_records(self, records: Iterator[tuple[str, Packed, int]], version: Version) -> tuple[int, int]:
+        """Write records under their keys; of how many features they were, and how many bytes."""
+        order, told, written = version.order.encode(), 0, 0
+        keys: list[str] = []
+        values: list[bytes] = []
+        for key, packed, features in records:
+            keys.append(key)
+            values.append(b"".join((order, *packed)))
+            told += features
+            if sum(map(len, values)) >= _CHUNK_BYTES:
+                written += self._write_chunk(keys, values)
+                keys, values = [], []
+        if keys:
+            written += self._write_chunk(keys, values)
+        return told, written
+
+    def _write_chunk(self, keys: list[str], values: list[bytes]) -> int:
+        if self.abandon.is_set():
+            raise Abandoned
+        self._require(self._write(keys=[self.keys.marker, self.keys.snapshot, *keys], args=[str(self._epoch), *values]))
+        return sum(map(len, values))
 
     def _heartbeat(
         self, status: StatusRecord, uploads: Sequence[UploadRecord], convergence: ConvergenceRecord | None = None
@@ -287,21 +322,12 @@ class Publisher:
             )
         self._ours = self._ever_ours = True
         if run is not None and run != self._run:
-            self._remove_features_of(run)
+            self._remove_records()
 
-    def _remove_features_of(self, run: bytes) -> None:
-        """Remove the records of another run that ours will not overwrite."""
-        try:
-            sizes = type(self._description).from_bytes(run).dictionaries
-        except msgspec.DecodeError:
-            return  # not written by this program: nothing of ours to remove
-        if names := [self.keys.siblings(*pair) for pair in itertools.combinations(range(len(sizes)), 2)]:
-            self._client.unlink(*names)
-        ours = self._description.dictionaries
-        for layer, size in enumerate(sizes):
-            first = ours[layer] if layer < len(ours) else 0
-            for start in range(first, size, _CHUNK_RECORDS):
-                self._client.unlink(*(self.keys.feature(layer, at) for at in range(start, min(start + _CHUNK_RECORDS, size))))
+    def _remove_records(self) -> None:
+        """Remove the records of another run: ours will not overwrite all of them."""
+        for name in list(self._client.scan_iter(match=f"{self.keys.records}*", count=1_000)):
+            self._client.unlink(name)
 
     def _require(self, answer: Any) -> None:
         if answer != 1:
@@ -327,17 +353,3 @@ class Publisher:
 def _fields(uploads: Sequence[UploadRecord]) -> list[str | bytes]:
     """Field and value of each in the hash of uploads."""
     return [part for upload in uploads for part in (upload.id, msgspec.msgpack.encode(upload))]
-
-
-def _chunks(records: Iterator[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    """At most 256 records or 4 MiB each."""
-    chunk: list[tuple[str, bytes]] = []
-    size = 0
-    for record in records:
-        chunk.append(record)
-        size += len(record[1])
-        if len(chunk) == _CHUNK_RECORDS or size >= _CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk

@@ -1,14 +1,15 @@
 """Which neighbours are published: the best by every measure, of every feature, in both directions.
 
-Over one layer pair, block by block:
+Cells with a joint count of at least `min_support` are the only ones that anything is computed for. Of a small dense table on the
+host they are taken out at once (`take_cells`), and ranked while it changes: `kernels.listed_cells`. Any other table must stand
+still meanwhile, and is gone through block by block:
 
-1. Cells with a joint count of at least `min_support`, row by row: the only ones that anything is computed for.
-2. Each is offered, by every measure, to the running top lists of its row (neighbours downstream of i) and column (upstream of j):
-   `kernels.BestCells`.
-3. At the end the union of each feature's lists over the measures, in the order of the indices.
+1. Each cell is offered, by every measure, to the running top lists of its row (neighbours downstream of i) and column (upstream of
+   j): `kernels.BestCells`.
+2. At the end the union of each feature's lists over the measures, in the order of the indices.
 
-A table is never copied as a whole, so its size does not matter to memory, and one on a GPU sends over only what has the support.
-In a bounded one a cell's count may lack some: it is ranked by what is sure.
+So its size does not matter to memory, and a table on a GPU sends over only what has the support. In a bounded one a cell's count
+may lack some: it is ranked by what is sure.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.counts.pairs import PairTable
 from engine.views.records import INTERVAL_MEASURES
-from kernels import RANKED, BestCells, Features, TopCells
+from kernels import RANKED, BestCells, Features, Listed, Separators, Supported, TopCells, listed_cells, supported_cells
 
 if TYPE_CHECKING:
     from engine.counts.joint_table import JointTable
     from engine.counts.marginals import Marginals
     from engine.views.effects import PairEffects
+
+TAKEN_CELLS = 1 << 23
+"""A dense table of at most so many cells is small: 35 ms to take its cells out, and 32 bytes for each that has the support. The
+demo's have 2^20, those of GPT-2 small 2^29."""
 
 BOUNDS = tuple(f"{measure}_lower" for measure in INTERVAL_MEASURES)
 """What a ranking by lower bound is called in `kernels.RANKED`."""
@@ -74,6 +80,42 @@ class Ranking(NamedTuple):
     upstream: Lists
 
 
+def take_cells(table: JointTable, min_support: int, cosines: np.ndarray | None = None) -> Supported | None:
+    """A copy of what can be listed of a small dense table on the host; None of any other table.
+
+    Args:
+        table: nothing may count into it meanwhile.
+        min_support: smallest joint count.
+        cosines: float32 `[Du, Dd]` decoder cosines, where they are known.
+    """
+    if not isinstance(table, PairTable) or table.products.device.type != "cpu" or table.products.numel() > TAKEN_CELLS:
+        return None
+    return supported_cells(table.counts.numpy(), table.products.numpy(), min_support, cosines)
+
+
+def rank_cells(
+    cells: Supported,
+    up: Side,
+    down: Side,
+    tokens: int,
+    *,
+    k: int,
+    by_cosine: bool,
+    effects: PairEffects | None = None,
+    separators: Separators | None = None,
+) -> tuple[Listed, Listed]:
+    """What `rank_pair` finds, downstream and upstream, from cells that were taken.
+
+    Args:
+        cells: of the same state as the marginals.
+        up, down, tokens, k, effects: see `rank_pair`.
+        by_cosine: whether decoder cosines are ranked by.
+        separators: what was kept from the last ranking of this table.
+    """
+    by_bin = None if effects is None else effects.by_bin
+    return listed_cells(cells, *_features(up, down, effects), tokens, _measures(by_cosine, effects), k, by_bin, separators)
+
+
 def rank_pair(
     table: JointTable,
     up: Side,
@@ -85,7 +127,7 @@ def rank_pair(
     cosines: np.ndarray | None = None,
     effects: PairEffects | None = None,
 ) -> Ranking:
-    """The published neighbours of one layer pair.
+    """The published neighbours of one layer pair, from a table of any size, anywhere.
 
     Args:
         table: counts and products of the pair.
@@ -100,9 +142,12 @@ def rank_pair(
         For each feature the union of the top k by each measure, and by the lower bound of each that has one, by index; fewer where
         fewer have the support.
     """
-    measures = [measure for measure in RANKED if measure not in BOUNDS and (measure != "decoder_cosine" or cosines is not None)]
-    if effects is not None:
-        measures += BOUNDS
+    cells = take_cells(table, min_support, cosines)
+    if cells is not None:
+        found = rank_cells(cells, up, down, tokens, k=k, by_cosine=cosines is not None, effects=effects)
+        row = np.repeat(np.arange(len(up.count), dtype=np.int32), np.diff(cells.offsets))
+        return Ranking(*(_lists(cells, row, listed) for listed in found))
+    measures = _measures(cosines is not None, effects)
     best = best_cells(table, up, down, tokens, measures, k, min_support, cosines, effects).values()
     width = len(down.count)
     by_row = _union([found.rows for found in best])
@@ -134,16 +179,32 @@ def best_cells(
 ) -> dict[str, TopCells]:
     """The top lists of one layer pair by each of some of `kernels.RANKED`; without `effects` those by a lower bound are empty. The
     id of a cell is row · Dd + column, of no cell −1."""
-    rates = (None, None) if effects is None else (effects.up, effects.down)
-    of_up, of_down = (
-        Features(side.count, side.sum, side.sum_of_squares, of_side) for side, of_side in zip((up, down), rates, strict=True)
-    )
-    best = BestCells(of_up, of_down, tokens, measures, k, None if effects is None else effects.by_bin)
+    best = BestCells(*_features(up, down, effects), tokens, measures, k, None if effects is None else effects.by_bin)
     for cells in table.supported(min_support):
         ids = cells.up.astype(np.int64) * len(down.count) + cells.down
         cosine = None if cosines is None else cosines[cells.up, cells.down]
         best.offer(cells.up, cells.down, ids, cells.joint, cells.products, cosine)
     return best.found
+
+
+def _lists(cells: Supported, row: np.ndarray, listed: Listed) -> Lists:
+    joint, cosine = cells.joint[listed.cells], cells.cosine[listed.cells]
+    taken = (row[listed.cells], cells.column[listed.cells], joint, cells.joint_a[listed.cells], cells.product[listed.cells])
+    return Lists(listed.offsets, Cells(*taken, np.zeros(len(joint), np.int64), cosine), np.zeros(len(listed.offsets) - 1, np.int64))
+
+
+def _measures(by_cosine: bool, effects: PairEffects | None) -> list[str]:
+    """What is ranked by."""
+    left_out = (() if by_cosine else ("decoder_cosine",)) + (BOUNDS if effects is None else ())
+    return [measure for measure in RANKED if measure not in left_out]
+
+
+def _features(up: Side, down: Side, effects: PairEffects | None) -> tuple[Features, Features]:
+    rates = (None, None) if effects is None else (effects.up, effects.down)
+    of_up, of_down = (
+        Features(side.count, side.sum, side.sum_of_squares, of_side) for side, of_side in zip((up, down), rates, strict=True)
+    )
+    return of_up, of_down
 
 
 def may_be_missing(errors: np.ndarray, joint: np.ndarray, up: np.ndarray | int, down: np.ndarray | int) -> np.ndarray:

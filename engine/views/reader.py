@@ -17,14 +17,13 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from engine.encoder.description import RunDescription
 from engine.errors import BadValue, NotReady
-from engine.views import scripts
 from engine.views.answers import NeighborsAnswer, SimilarityAnswer, check_ranking, no_table, record_neighbors, unknown
 from engine.views.gate_records import BLOCK as GATES_BLOCK
 from engine.views.gate_records import GatesRecord
 from engine.views.hidden import BLOCK, HiddenRecord
 from engine.views.keys import Keys
 from engine.views.records import (
-    ORDER_DIGITS,
+    DIRECTIONS,
     ConvergencePoint,
     ConvergenceRecord,
     Direction,
@@ -36,9 +35,10 @@ from engine.views.records import (
     Version,
 )
 from engine.views.requests import ContextsAnswer, ContextsRequest, LiveRequest, NeighborsRequest, SimilarityRequest, ask
+from engine.views.snapshot_reads import FeatureRead, SnapshotReads
 
 MOST_FEATURES = 100
-"""Records of one atomic read: 500 take Redis 28 ms, in which it answers nobody else."""
+"""Features of one atomic read: Redis cuts out some 500 pieces for them, in which time it answers nobody else."""
 
 _SLICE_MS = 1_000  # a blocking read must end before the client's socket timeout, 5 s by default
 
@@ -59,79 +59,72 @@ class Views:
         """A client (see `engine.views.connection.connect_async`) and the prefix of the run's keys."""
         self.client = client
         self.keys = Keys(prefix)
-        self._read = client.register_script(scripts.READ)
-        self._record = msgspec.msgpack.Decoder(FeatureRecord)
+        self._reads = SnapshotReads(client, self.keys)
         self._snapshot = msgspec.msgpack.Decoder(Snapshot)
 
     async def snapshot(self) -> Snapshot | None:
         """The newest published snapshot; None before the first one."""
-        pointer = cast("bytes | None", await self.client.get(self.keys.snapshot))
-        return None if pointer is None else self._snapshot.decode(pointer[ORDER_DIGITS:])
+        try:
+            return await self._reads.snapshot()
+        except NotReady:
+            return None
 
-    async def features(self, features: Sequence[Feature]) -> tuple[Snapshot, list[FeatureRecord | None]]:
-        """At most 100 records, all from one snapshot: a single atomic read. None for features that the run does not have.
-
-        A record's `tokens` is the snapshot's: a publish compares every feature with the state and leaves alone only those that
-        would be written the same, so an older record is also the record of this state.
+    async def features(
+        self, features: Sequence[Feature], directions: Sequence[Direction] = DIRECTIONS
+    ) -> tuple[Snapshot, list[FeatureRecord | None]]:
+        """At most 100 records with their neighbours in some directions, all from one snapshot: a single atomic read. None for
+        features that the run does not have.
 
         Raises:
             BadValue: more than 100. NotReady: nothing is published yet.
         """
         if len(features) > MOST_FEATURES:
             raise BadValue(f"{len(features)} features in one read: at most {MOST_FEATURES}")
-        found = await self._read(keys=[self.keys.snapshot, *(self.keys.feature(*feature) for feature in features)])
-        if not found:
-            raise NotReady("the engine has not published a snapshot yet")
-        pointer, *packed = cast("list[bytes | None]", found)
-        snapshot = self._snapshot.decode(cast(bytes, pointer)[ORDER_DIGITS:])
-        return snapshot, [None if one is None else self._current(one, snapshot) for one in packed]
+        snapshot, records, _ = await self._reads.features(features, FeatureRead(directions))
+        return snapshot, records
 
-    async def feature(self, layer: int, index: int) -> tuple[Snapshot, FeatureRecord]:
-        """One record with its snapshot.
+    async def feature(
+        self, layer: int, index: int, directions: Sequence[Direction] = DIRECTIONS, *, strengths: bool = True
+    ) -> tuple[Snapshot, FeatureRecord]:
+        """One record with its snapshot; without `strengths` it has no contexts and no histogram.
 
         Raises:
             Unknown: the run has no such feature. NotReady: nothing is published yet.
         """
-        snapshot, (record,) = await self.features([(layer, index)])
-        if record is None:
-            error = unknown(await self.run(), (layer, index))
-            raise error or NotReady(f"feature {layer}:{index} is not published yet")
-        return snapshot, record
+        snapshot, (record,), _ = await self._reads.features([(layer, index)], FeatureRead(directions, strengths))
+        return snapshot, await self._there(layer, index, record)
+
+    async def layers_beside(self, layer: int) -> list[tuple[int, Direction]]:
+        """The layers that a layer is paired with, and where they are, seen from it.
+
+        Raises:
+            NotReady: nothing is published yet.
+        """
+        return await self._reads.layers_beside(layer)
 
     async def feature_with_hidden(self, layer: int, index: int) -> tuple[Snapshot, FeatureRecord, dict[int, np.void]]:
-        """One record with its snapshot, and per downstream layer the feature's `HIDDEN` row; all from one snapshot.
+        """One record without neighbours, and per downstream layer the feature's `HIDDEN` row; all from one snapshot.
 
         Raises:
             Unknown: the run has no such feature. NotReady: nothing is published yet.
         """
-        _, record = await self.feature(layer, index)
-        layers = [table.layer for table in record.tables if table.direction == "downstream"]
-        keys = [self.keys.feature(layer, index), *(self.keys.hidden(layer, down, index // BLOCK) for down in layers)]
-        found = await self._read(keys=[self.keys.snapshot, *keys])
-        if not found or None in found:
-            raise NotReady(f"feature {layer}:{index} is not published yet")
-        pointer, packed, *blocks = cast("list[bytes]", found)
-        snapshot = self._snapshot.decode(pointer[ORDER_DIGITS:])
-        records = [msgspec.msgpack.decode(block, type=HiddenRecord) for block in blocks]
-        return snapshot, self._current(packed, snapshot), {one.down: one.rows()[index - one.first] for one in records}
+        keys = [self.keys.hidden(layer, down, index // BLOCK) for down in await self._layers(layer, "downstream")]
+        snapshot, (record,), blocks = await self._reads.features([(layer, index)], FeatureRead(()), keys)
+        record = await self._there(layer, index, record)
+        found = [msgspec.msgpack.decode(block, type=HiddenRecord) for block in self._all(blocks, layer, index)]
+        return snapshot, record, {one.down: one.rows()[index - one.first] for one in found}
 
     async def gates(self, layer: int, index: int) -> tuple[Snapshot, FeatureRecord, list[GatesRecord]]:
-        """One record with its snapshot, and of each layer pair in which it is downstream the record of gates that holds it; all of
+        """One record without neighbours, and of each layer pair in which it is downstream the record of gates that holds it; all of
         one snapshot.
 
         Raises:
             Unknown: the run has no such feature. NotReady: nothing is published yet.
         """
-        _, record = await self.feature(layer, index)
-        layers = [table.layer for table in record.tables if table.direction == "upstream"]
-        keys = [self.keys.feature(layer, index), *(self.keys.gates(up, layer, index // GATES_BLOCK) for up in layers)]
-        found = await self._read(keys=[self.keys.snapshot, *keys])
-        if not found or None in found:
-            raise NotReady(f"feature {layer}:{index} is not published yet")
-        pointer, packed, *blocks = cast("list[bytes]", found)
-        snapshot = self._snapshot.decode(pointer[ORDER_DIGITS:])
-        records = [msgspec.msgpack.decode(block, type=GatesRecord) for block in blocks]
-        return snapshot, self._current(packed, snapshot), records
+        keys = [self.keys.gates(up, layer, index // GATES_BLOCK) for up in await self._layers(layer, "upstream")]
+        snapshot, (record,), blocks = await self._reads.features([(layer, index)], FeatureRead((), strengths=False), keys)
+        record = await self._there(layer, index, record)
+        return snapshot, record, [msgspec.msgpack.decode(one, type=GatesRecord) for one in self._all(blocks, layer, index)]
 
     async def neighbors(
         self,
@@ -159,16 +152,14 @@ class Views:
             BadValue: a ranking that can't be. Unknown: no such feature. NotReady: nothing published, or the engine does not answer.
         """
         ranked = check_ranking(direction, measure, k, min_support, rank)
-        snapshot, record = await self.feature(layer, index)
-        if not any(table.direction == direction for table in record.tables):
+        snapshot, record = await self.feature(layer, index, (direction,), strengths=False)
+        if not record.tables:
             status = await self.status()
             raise no_table((layer, index), direction, status.pairs if status else [])
         if k <= published_k and min_support == published_support:
-            sizes = (await self.run()).dictionaries
             return record_neighbors(
                 record,
                 snapshot,
-                sizes,
                 direction=direction,
                 measure=measure,
                 k=k,
@@ -294,8 +285,21 @@ class Views:
         found = cast("list[Any]", await self.client.xrevrange(self.keys.events, count=1))
         return self._snapshot.decode(found[0][1][b"snapshot"]) if found else None
 
-    def _current(self, packed: bytes, snapshot: Snapshot) -> FeatureRecord:
-        return msgspec.structs.replace(self._record.decode(packed), tokens=snapshot.tokens)
+    async def _there(self, layer: int, index: int, record: FeatureRecord | None) -> FeatureRecord:
+        """The record, or the reason why there is none."""
+        if record is None:
+            raise unknown(await self.run(), (layer, index)) or NotReady(f"feature {layer}:{index} is not published yet")
+        return record
+
+    async def _layers(self, layer: int, direction: Direction) -> list[int]:
+        return [other for other, where in await self.layers_beside(layer) if where == direction]
+
+    @staticmethod
+    def _all(blocks: Sequence[bytes | None], layer: int, index: int) -> list[bytes]:
+        found = [block for block in blocks if block is not None]
+        if len(found) < len(blocks):
+            raise NotReady(f"feature {layer}:{index} is not published yet")
+        return found
 
 
 def _is_version(text: str) -> bool:

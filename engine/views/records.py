@@ -118,13 +118,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return self.snapshot.version
 
 
-class NeighborTable(msgspec.Struct, frozen=True, array_like=True):
+class NeighborTable(msgspec.Struct, frozen=True):
     """Neighbours of a feature in one layer, in the order of their indices.
 
     The union of the top `published_k` by every measure, among those with a joint count of at least `min_support`.
 
     Attributes:
-        layer: the neighbours' layer.
+        layer: the neighbours' layer; features: how many it has.
         direction: where that is, seen from the feature.
         packed: rows of `NEIGHBOR`.
         packed_intervals: rows of `INTERVAL`, for those of the neighbours that are watched, in the same order.
@@ -133,6 +133,7 @@ class NeighborTable(msgspec.Struct, frozen=True, array_like=True):
     """
 
     layer: int
+    features: int
     direction: Direction
     packed: memoryview
     packed_intervals: memoryview = memoryview(b"")
@@ -154,8 +155,9 @@ class NeighborTable(msgspec.Struct, frozen=True, array_like=True):
         return np.zeros(len(self.packed) // NEIGHBOR.itemsize, np.int64)
 
 
-class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
-    """One feature with its neighbours, all from one state.
+class FeatureRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature with its neighbours, all from one state, as it is put together from what is published
+    (`engine.views.snapshot_reads`).
 
     Attributes:
         layer, index: which feature.
@@ -163,7 +165,7 @@ class FeatureRecord(msgspec.Struct, frozen=True, array_like=True):
         count: tokens at which it was active, count_a: of those in half A; sum, sum_of_squares: over all its activations.
         rate_effect: design effect of its rate of firing; NaN where unknown.
         max, max_position: its strongest activation and the position of that token in the log; 0.0 and -1 when it never fired.
-        tables: one per layer pair that its layer is part of, empty ones included.
+        tables: one per layer pair that its layer is part of in the directions that were read, empty ones included.
         threshold: it is active where its activation is above this.
         packed_contexts: rows of `CONTEXT`: its strongest activations, strongest first, at most one per document and 8 in all.
         packed_histogram: int64 `[STRENGTH_BINS]`, its activations by strength (`engine.measures.strengths`).

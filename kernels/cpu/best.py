@@ -23,7 +23,7 @@ import numba
 import numpy as np
 
 from kernels.cpu.bounds import ALPHA, lower_bound, lower_bound_exceeds, pearson_effective, pearson_lower_bound
-from kernels.host_checks import check_cells, check_features
+from kernels.host_checks import check_cells, check_features, check_ranking
 
 RANKED = (
     "jaccard",
@@ -105,11 +105,7 @@ class BestCells:
         Raises:
             ValueError: an argument that does not fit, named.
         """
-        if k < 1:
-            raise ValueError(f"k is {k}, it must be at least 1")
-        unknown = [measure for measure in measures if measure not in RANKED]
-        if unknown:
-            raise ValueError(f"measures holds {unknown[0]!r}, every one must be one of {', '.join(RANKED)}")
+        check_ranking(measures, RANKED, k)
         check_features("up", up)
         check_features("down", down)
         self._measures = tuple(measures)
@@ -181,8 +177,16 @@ def insert(kept, kept_scores, cell, score):
 
 
 @_compile
-def _ratio(numerator, denominator, low, high):
+def ratio(numerator, denominator, low, high):
     return min(max(numerator / denominator, low), high) if denominator > 0.0 else math.nan
+
+
+@_compile
+def spread(n, total, squares):
+    """n Σa² − (Σa)², 0 where that is rounding."""
+    most = n * squares
+    found = most - total * total
+    return found if found > _CONSTANT * most else 0.0
 
 
 @_compile
@@ -191,21 +195,38 @@ def _term(n, row, column, cell):
 
 
 @_compile
-def _information(n, n_i, n_j, n_ij):
+def information(n, n_i, n_j, n_ij):
     found = _term(n, n_i, n_j, n_ij)
     found += _term(n, n_i, n - n_j, n_i - n_ij)
     found += _term(n, n - n_i, n_j, n_j - n_ij)
     found += _term(n, n - n_i, n - n_j, n - n_i - n_j + n_ij)
-    return _ratio(found, n, 0.0, math.log(2.0))
+    return ratio(found, n, 0.0, math.log(2.0))
+
+
+@_compile
+def information_below(n, n_i, n_j, n_ij, phi, least):
+    """Whether the mutual information can't reach `least`, by a logarithm or none: it is at most φ², and, with ln x ≤ x − 1 in three
+    of the cells, at most φ² − p (L − 1 − ln L), p the joint rate and L the lift; of rare features that is a tenth of φ²."""
+    most = phi * phi * (1.0 + 1e-9)
+    if most < least:
+        return True
+    lift = n * n_ij / (n_i * n_j)
+    return most - n_ij / n * (lift - 1.0 - math.log(lift)) < least
+
+
+@_compile
+def effect_bin(joint):
+    """The bin of `effects` that a joint count is in."""
+    at = 0
+    while joint >= 4 and at < EFFECT_BINS - 1:
+        joint >>= 2
+        at += 1
+    return at
 
 
 @_compile
 def _bound_of_ratio(successes, trials, effects, joint, least):
-    at = 0
-    while joint >= 4 and at < len(effects) - 1:
-        joint >>= 2
-        at += 1
-    effect = effects[at]
+    effect = effects[effect_bin(joint)]
     if not (effect > 0.0 and lower_bound_exceeds(successes, trials, effect, ALPHA, least)):
         return math.nan
     return lower_bound(successes, trials, effect, ALPHA)
@@ -230,27 +251,26 @@ def _offer(codes, up, down, cells, joint, product, cosines, n, up_columns, down_
             least = min(row_least[i, m], column_least[j, m])
             # Where a measure can't be above what is kept, nothing more is computed of it.
             if code == _JACCARD:
-                score = _ratio(n_ij, n_i + n_j - n_ij, 0.0, 1.0)
+                score = ratio(n_ij, n_i + n_j - n_ij, 0.0, 1.0)
             elif code == _SUFFICIENCY:
-                score = _ratio(n_ij, n_i, 0.0, 1.0)
+                score = ratio(n_ij, n_i, 0.0, 1.0)
             elif code == _NECESSITY:
-                score = _ratio(n_ij, n_j, 0.0, 1.0)
+                score = ratio(n_ij, n_j, 0.0, 1.0)
             elif code in (_PHI, _INFORMATION):
-                score = _ratio(n * n_ij - n_i * n_j, up_columns[i, _PHI_ROOT] * down_columns[j, _PHI_ROOT], -1.0, 1.0)
+                score = ratio(n * n_ij - n_i * n_j, up_columns[i, _PHI_ROOT] * down_columns[j, _PHI_ROOT], -1.0, 1.0)
                 if code == _INFORMATION:
-                    # I ≤ ln(1 + φ²) ≤ φ²: a Kullback-Leibler divergence is at most the logarithm of 1 + chi-square over N.
-                    if score * score * (1.0 + 1e-9) < least:
+                    if information_below(n, n_i, n_j, n_ij, score, least):
                         continue
-                    score = _information(n, n_i, n_j, n_ij)
+                    score = information(n, n_i, n_j, n_ij)
             elif code in (_PEARSON, _PEARSON_LOWER):
                 roots = up_columns[i, _PEARSON_ROOT] * down_columns[j, _PEARSON_ROOT]
-                score = _ratio(n * product[at] - up_columns[i, _SUM] * down_columns[j, _SUM], roots, -1.0, 1.0)
+                score = ratio(n * product[at] - up_columns[i, _SUM] * down_columns[j, _SUM], roots, -1.0, 1.0)
                 if code == _PEARSON_LOWER:
                     if not score > least:
                         continue
                     score = _bound_of_pearson(score, n_i, n_j, up_columns[i, _EFFECT], down_columns[j, _EFFECT])
             elif code == _COSINE:
-                score = _ratio(product[at], up_columns[i, _COSINE_ROOT] * down_columns[j, _COSINE_ROOT], 0.0, 1.0)
+                score = ratio(product[at], up_columns[i, _COSINE_ROOT] * down_columns[j, _COSINE_ROOT], 0.0, 1.0)
             elif code == _DECODER:
                 score = np.float64(cosines[at])
             else:

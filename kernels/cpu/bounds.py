@@ -119,6 +119,24 @@ def lower_bound_exceeds(successes, trials, deff, alpha, least):
 
 
 @_compile
+def log_half(x):
+    """ln Γ(x + ½) + x − ½ ln 2π, for `evidence`."""
+    return _half(x) + (x * math.log(x) if x > 0.0 else 0.0)
+
+
+@_compile
+def evidence(half_s, f, n, alpha):
+    """What `lower_bound` knows of tempered counts s and f with n = s + f > 0: it is above a p < s/n where this is more than
+    s ln p + f ln(1 − p). A tenth of the time that the bound itself takes.
+
+    Args:
+        half_s: `log_half` of s, the same for all cells with one joint count.
+        f, n, alpha: numbers.
+    """
+    return half_s + log_half(f) - (_whole(n) + n * math.log(n)) + math.log(2.0 * alpha)
+
+
+@_compile
 def upper_bound(successes, trials, deff, alpha):
     """Upper end of the same sequence; 1 without failures, NaN without trials."""
     if not trials > 0.0:
@@ -173,15 +191,26 @@ def pearson_effective(up, down, deff):
 
 
 @_compile
-def pearson_lower_bound(r, n_effective, alpha):
-    """Lower end of `pearson_bounds`, compiled, for numbers; NaN where n_effective is not above 0 or r is NaN."""
-    if not n_effective > 0.0 or math.isnan(r):
+def pearson_half_width(n_effective, alpha):
+    """tanh of half the width on Fisher's scale; NaN where n_effective is not above 0."""
+    if not n_effective > 0.0:
         return math.nan
     scale = n_effective / 1000.0 * (-2.0 * math.log(alpha) + math.log1p(-2.0 * math.log(alpha)))
-    half = math.sqrt(2.0 * (scale + 1.0) / scale * (0.5 * math.log1p(scale) - math.log(alpha)) / n_effective)
-    t = math.tanh(half)
+    return math.tanh(math.sqrt(2.0 * (scale + 1.0) / scale * (0.5 * math.log1p(scale) - math.log(alpha)) / n_effective))
+
+
+@_compile
+def pearson_shifted(r, n_effective, half_width):
+    """The lower end from r and `pearson_half_width`."""
     centre = r * n_effective / (n_effective + 1.0) if r > 0.0 else r
-    return min((centre - t) / (1.0 - centre * t), r)  # tanh(artanh(centre) − half), and rounding
+    shifted = (centre - half_width) / (1.0 - centre * half_width)  # tanh(artanh(centre) − half)
+    return r if shifted > r else shifted  # rounding
+
+
+@_compile
+def pearson_lower_bound(r, n_effective, alpha):
+    """Lower end of `pearson_bounds`, compiled, for numbers; NaN where n_effective is not above 0 or r is NaN."""
+    return pearson_shifted(r, n_effective, pearson_half_width(n_effective, alpha))
 
 
 @_compile

@@ -1,0 +1,160 @@
+"""Answers of the newest snapshot are sent again without the route, and only while they are of the newest snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import pytest
+from api_engine import Engine
+from api_rig import Api, api_process, eventually, problem
+
+from engine.views.redis_server import PrivateRedis
+
+NEIGHBORS = "/v1/features/0/0/neighbors"
+FEATURE = "/v1/features/1/3"
+
+
+class Run(NamedTuple):
+    api: Api
+    engine: Engine
+    redis: PrivateRedis
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        answer = self.api.http.get(path, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def take_records_away(self) -> None:
+        """The snapshot stays the newest one, and no route can read it any more."""
+        keys = self.engine.redis.keys(f"{self.engine.publisher.keys.records}*")
+        self.engine.redis.delete(*keys)  # type: ignore[misc]  # redis-py types it as sync or async
+
+    def publish(self) -> None:
+        """A newer snapshot, all of it."""
+        self.engine.count(20)
+        self.engine.publisher._published = None
+        self.engine.publish()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with api_process(tmp_path_factory.mktemp("kept")) as (api, redis):
+        engine = Engine(api.settings)
+        engine.count()
+        yield Run(api, engine, redis)
+        engine.close()
+
+
+@pytest.fixture
+def run(shared: Run) -> Run:
+    shared.publish()
+    return shared
+
+
+def steady(answer: httpx.Response) -> Any:
+    """All that it says but the age."""
+    body = answer.json()
+    del body["snapshot"]["age_ms"]
+    return body
+
+
+@pytest.mark.parametrize("path", [NEIGHBORS, FEATURE])
+def test_a_kept_answer_is_the_routes_with_its_headers_and_a_new_age(run: Run, path: str) -> None:
+    first = run.get(path)
+    run.take_records_away()
+    assert run.api.http.get("/v1/features/0/1/neighbors").status_code in (404, 503), "the routes can't read any more"
+    again = eventually("it is older", lambda: (it := run.get(path)).json()["snapshot"]["age_ms"] > 20 and it)
+    assert steady(again) == steady(first)
+    assert int(again.headers["content-length"]) == len(again.content)
+    same = {name: value for name, value in first.headers.items() if name not in ("content-length", "date")}
+    assert {name: value for name, value in again.headers.items() if name not in ("content-length", "date")} == same
+
+
+def test_if_none_match_is_answered_without_the_route_too(run: Run) -> None:
+    first = run.get(NEIGHBORS)
+    run.take_records_away()
+    same = run.api.http.get(NEIGHBORS, headers={"If-None-Match": first.headers["etag"]})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", first.headers["etag"])
+    assert run.get(NEIGHBORS, **{"If-None-Match": 'W/"1-1"'}).json()["snapshot"]["version"] in first.headers["etag"]
+
+
+def test_a_newer_snapshot_is_seen_at_once(run: Run) -> None:
+    for _ in range(20):
+        before = run.get(NEIGHBORS).json()["snapshot"]["tokens"]
+        run.publish()
+        assert run.get(NEIGHBORS).json()["snapshot"]["tokens"] == before + 20 == run.engine.state.tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        pytest.param(f"{NEIGHBORS}?max_staleness_ms=60000", {}, id="depends-on-the-time"),
+        pytest.param(NEIGHBORS, {"Accept": "application/x-msgpack"}, id="msgpack"),
+        pytest.param("/v1/convergence", {}, id="a-route-that-is-not-marked"),
+        pytest.param("/v1/features/0/99", {}, id="no-such-feature"),
+    ],
+)
+def test_other_answers_are_not_kept(run: Run, path: str, headers: dict[str, str]) -> None:
+    run.get(NEIGHBORS)
+    first = run.api.http.get(path, headers=headers)
+    run.engine.redis.delete(run.engine.publisher.keys.snapshot)
+    again = run.api.http.get(path, headers=headers)
+    assert again.status_code == (404 if first.status_code == 404 else 503)
+
+
+def test_json_and_msgpack_are_not_mixed_up(run: Run) -> None:
+    for _ in range(2):
+        json = run.get(NEIGHBORS)
+        packed = run.get(NEIGHBORS, Accept="application/x-msgpack")
+        assert packed.headers["content-type"] == "application/x-msgpack"
+        assert msgspec.msgpack.decode(packed.content)["neighbors"] == json.json()["neighbors"]
+
+
+def test_what_is_written_ends_all_that_is_kept(run: Run) -> None:
+    run.get(NEIGHBORS)
+    run.get(FEATURE)
+    run.take_records_away()
+    run.get(NEIGHBORS)
+    assert run.api.post("/v1/corpora", b"a text", "text/plain").status_code == 202
+    for path in (NEIGHBORS, FEATURE):
+        assert run.api.http.get(path).status_code in (404, 503)
+
+
+def test_without_a_snapshot_and_without_redis_the_route_says_what_is_wrong(run: Run) -> None:
+    run.get(NEIGHBORS)
+    run.engine.redis.flushall()
+    assert "not published a snapshot" in problem(run.api.http.get(NEIGHBORS), 503)
+    run.publish()
+    run.get(NEIGHBORS)
+    run.redis.stop()
+    assert "does not answer" in problem(run.api.http.get(NEIGHBORS), 503)
+    run.redis.start()
+    run.publish()
+    run.get(NEIGHBORS)
+
+
+def test_kept_answers_are_counted_by_the_metrics(run: Run) -> None:
+    def counted() -> float:
+        lines = run.api.http.get("/metrics").text.splitlines()
+        name = 'saestream_http_requests_total{method="GET",route="/v1/features/{layer}/{index}/neighbors",status="200"}'
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    before = counted()
+    for _ in range(5):
+        run.get(NEIGHBORS)
+    assert counted() == before + 5
+
+
+def test_a_text_is_asked_of_the_engine_once_while_the_activation_is_the_strongest(run: Run) -> None:
+    first = run.get(FEATURE).json()["strongest"]
+    assert first is not None
+    run.engine.lost = set(range(len(run.engine.rows)))  # no text is there any more
+    try:
+        run.publish()
+        assert run.get(FEATURE).json()["strongest"] == first
+        assert run.get("/v1/features/1/4").json()["strongest"] is None
+    finally:
+        run.engine.lost = set()
