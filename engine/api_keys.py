@@ -147,7 +147,7 @@ class KeyFile:
     def _decoded(self) -> tuple[ApiKey, ...]:
         try:
             kept = msgspec.json.decode(self.path.read_bytes(), type=_Kept)
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # msgspec's own, or of text that is no UTF-8
             raise DamagedFile(f"{self.path} is not a file of API keys: {error}") from error
         if kept.format != _FORMAT:
             raise DamagedFile(f"{self.path} has format {kept.format}; this saestream reads {_FORMAT}")

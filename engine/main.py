@@ -255,7 +255,7 @@ def describe_run(path: Path, description: RunDescription, run: dict[str, str], c
     if theirs is None and path.exists():
         try:
             theirs = msgspec.json.decode(path.read_bytes(), type=RunDescription).fingerprint
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # msgspec's own, or of text that is no UTF-8
             raise DamagedFile(
                 f"{path} does not describe a run ({error}), and there is no checkpoint yet that would: remove it if the data "
                 "directory is of a run with these settings"

@@ -188,3 +188,14 @@ def test_the_document_lists_the_content_types_of_uploads(document: dict[str, Any
     text = document["paths"]["/v1/corpora"]["post"]["requestBody"]["content"]
     assert set(text) == {"text/plain", "application/x-ndjson", "application/vnd.apache.parquet"}
     assert set(document["paths"]["/v1/activations"]["post"]["requestBody"]["content"]) == {"application/x-msgpack"}
+
+
+@pytest.mark.parametrize("damage", [b'{"layers": [', b'{"layers": "\xff"}'], ids=["cut off", "no UTF-8"])
+def test_a_description_that_was_damaged_since_it_was_read_still_holds(tmp_path: Path, damage: bytes) -> None:
+    with api_process(tmp_path) as (api, _):
+        upload = {"content": b'{"text": "some text"}\n', "headers": {"Content-Type": "application/x-ndjson"}}
+        assert api.http.post("/v1/corpora", params={"name": "c"}, **upload).status_code == 202
+        (tmp_path / "run.json").write_bytes(damage)
+        for _ in range(2):
+            assert api.http.post("/v1/corpora", params={"name": "c"}, **upload).status_code == 202
+        assert api.log().count("run.json was damaged") == 1

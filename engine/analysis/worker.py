@@ -102,7 +102,7 @@ class Worker:
     def _take(self, packed: bytes) -> None:
         try:
             envelope = msgspec.msgpack.decode(packed, type=AnalysisEnvelope)
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # msgspec's own, or of text that is no UTF-8
             log.error("a question that is none was dropped: %s", error)
             return
         if envelope.deadline <= time.monotonic():

@@ -77,7 +77,7 @@ class LogIndex(msgspec.Struct):
         """Raises DamagedFile for bytes that `pack` did not make."""
         try:
             return msgspec.msgpack.decode(packed, type=cls)
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # msgspec's own, or of text that is no UTF-8
             raise DamagedFile(f"the checkpoint holds no index of the corpus log: {error}") from error
 
     def pack(self) -> bytes:

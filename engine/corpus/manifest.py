@@ -49,7 +49,7 @@ def read_manifest(folder: Path) -> Manifest:
             return msgspec.convert(durable.read_record(folder / "manifest", MAGIC, {VERSION}), Manifest)
         except FileNotFoundError:
             return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
-    except (msgspec.DecodeError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         raise DamagedFile(f"{folder} has no manifest that saestream wrote: {error}") from error
 
 

@@ -129,7 +129,7 @@ class Convergence:
             if version != _FORMAT:
                 raise DamagedFile(f"the checkpoint's convergence series has format {version}, this program reads {_FORMAT}")
             found = msgspec.msgpack.decode(saved, type=_Saved)
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # msgspec's own, or of text that is no UTF-8
             raise DamagedFile(f"the checkpoint holds no convergence series: {error}") from error
         loaded = cls(found.record.pairs)
         loaded._record = found.record

@@ -205,7 +205,7 @@ class LiveQueries(threading.Thread):
     def _take(self, packed: bytes) -> None:
         try:
             envelope = msgspec.msgpack.decode(packed, type=Envelope)
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # msgspec's own, or of text that is no UTF-8
             log.error("a live request that is none was dropped: %s", error)
             return
         if envelope.deadline <= time.monotonic():

@@ -273,11 +273,14 @@ class Campaign:
         """
         told = len(self._told())
         assert self.service.process is not None
+        eventually("an engine runs", lambda: self.service.child("engine.main"))
         self.service.process.send_signal(signal.SIGSTOP)
-        self._kill(("engine.main",))
-        action()
-        began = time.monotonic()
-        self.service.process.send_signal(signal.SIGCONT)
+        try:
+            self._kill(("engine.main",))
+            action()
+            began = time.monotonic()
+        finally:
+            self.service.process.send_signal(signal.SIGCONT)
         return told, began
 
     def fail_the_disk(self, fault: Literal["ENOSPC", "EIO"]) -> Outcome:
