@@ -296,7 +296,7 @@ class Loop:
 
     def encode_windows(self, positions: Sequence[int]) -> Iterator[Found]:
         """The units of the log that hold these positions, encoded again, for their activations and their text."""
-        return encode_windows(self.corpus, self.encoder, self.micro_batch.fit, positions)
+        return encode_windows(self.corpus, partial(self.micro_batch.encode_first, self.encoder.encode), positions)
 
     def status(self, state: EngineState) -> StatusRecord:
         """How the engine is."""

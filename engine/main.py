@@ -175,7 +175,8 @@ def build(settings: Settings, stop: threading.Event) -> Loop | None:
     live = LiveQueries(settings, description, state, guard, cosines, None if tokenizer is None else decoder(tokenizer), effects)
     if tokenizer is not None and description.content_size is not None:
         texts, content = DocumentTokenizer(tokenizer), description.content_size
-        live.prompts = PromptQueries(state, encoder, content, texts, decoder(tokenizer), cosines, effects, micro_batch.fit)
+        encode = partial(micro_batch.encode_first, encoder.encode)
+        live.prompts = PromptQueries(state, encode, content, texts, decoder(tokenizer), cosines, effects)
     return Loop(
         encoder=encoder,
         description=description,

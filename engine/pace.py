@@ -83,27 +83,36 @@ class MicroBatchSize:
                 if make_room is not None:
                     make_room(encoded.batch)
             except torch.cuda.OutOfMemoryError as error:
-                encoded = None
-                self.too_large(segment.unit_tokens(units), str(error))
+                encoded, self._again = None, True
+                self._halve(segment.unit_tokens(units), str(error))
             if self._again:
                 torch.cuda.empty_cache()  # not before the exception is gone, whose frames hold what was allocated
             elif encoded is not None:
                 yield units, encoded
 
-    def too_large(self, unit_tokens: np.ndarray, reason: str) -> None:
-        """The running micro-batch of units of so many tokens did not fit the GPU's memory.
+    def encode_first(
+        self, encode: Callable[[Segment, np.ndarray], Encoded], segment: Segment, units: np.ndarray
+    ) -> tuple[int, Encoded]:
+        """Encode as many of the first of some units as fit, between two micro-batches: how many, and what they are encoded to.
 
         Raises:
-            DoesNotFit: it is a single unit.
+            DoesNotFit: a single unit is too much.
         """
+        while True:
+            lengths = segment.unit_tokens(units)
+            taken = self.fit(lengths)
+            try:
+                return taken, encode(segment, units[:taken])
+            except torch.cuda.OutOfMemoryError as error:
+                self._halve(lengths[:taken], str(error))
+            torch.cuda.empty_cache()
+
+    def _halve(self, unit_tokens: np.ndarray, reason: str) -> None:
         tokens = int(unit_tokens.sum())
         if len(unit_tokens) == 1:
             raise DoesNotFit(f"one window of {tokens} tokens needs more memory than the GPU has left: {reason}")
         self.most = self.tokens = max(1, tokens // 2)
-        self._again = True
-        log.warning(
-            "a micro-batch of %d tokens does not fit the GPU's memory, from now on at most %d: %s", tokens, self.most, reason
-        )
+        log.warning("%d tokens do not fit the GPU's memory at a time, from now on at most %d: %s", tokens, self.most, reason)
 
     def batches(self, segment: Segment, which: slice = slice(None)) -> Iterator[np.ndarray]:
         """Units of a segment, `which` of their fixed order, as many at a time as the measured speed allows."""

@@ -43,8 +43,8 @@ def check_pair_rows(first: int, counts: np.ndarray, rows: int, columns: int) -> 
 def check_table(counts: np.ndarray, products: np.ndarray, cosines: np.ndarray | None, least: int) -> None:
     """The arguments of `supported_cells`."""
     kind = np.int64 if counts.dtype == np.int64 else np.int32
-    _check_array("counts", counts, kind, (*products.shape, 2))
-    _check_array("products", products, np.float64, counts.shape[:2])
+    _check_array("counts", counts, kind, (*products.shape, 2), contiguous=False)  # they may lie side by side: `kernels.tables`
+    _check_array("products", products, np.float64, counts.shape[:2], contiguous=False)
     if cosines is not None:
         _check_array("cosines", cosines, np.float32, counts.shape[:2])
     if least < 1:
@@ -198,10 +198,10 @@ def _check_range(name: str, values: np.ndarray, low: int, high: int) -> None:
         raise ValueError(f"{name} holds {values.min()} to {values.max()}, every one must be in [{low}, {high})")
 
 
-def _check_array(name: str, array: np.ndarray, kind: type[np.generic], shape: tuple[int, ...]) -> None:
+def _check_array(name: str, array: np.ndarray, kind: type[np.generic], shape: tuple[int, ...], *, contiguous: bool = True) -> None:
     if array.dtype != kind:
         raise ValueError(f"{name} is {array.dtype}, it must be {np.dtype(kind)}")
     if array.shape != shape:
         raise ValueError(f"{name} has shape {list(array.shape)}, it must be {list(shape)}")
-    if not array.flags.c_contiguous:
+    if contiguous and not array.flags.c_contiguous:
         raise ValueError(f"{name} is not contiguous (strides {list(array.strides)}), it must be")

@@ -78,11 +78,14 @@ def warm() -> None:
     add_window_sums(np.zeros(1, np.int64), one[None], np.zeros(1, np.int64), np.zeros(1, np.int32), (one, one, one), *added)
     project(batch, torch.zeros(3, 4), torch.zeros(1, 2, 4))
     cell = np.zeros(1, np.int64)
-    one = Features(cell, np.zeros(1), np.zeros(1))
+    one, three = (Features(np.ones(size, np.int64), np.zeros(size), np.zeros(size)) for size in (1, 3))
     index = np.zeros(1, np.int32)
     BestCells(one, one, 1, RANKED, 1).offer(index, index, cell, cell, np.zeros(1), np.zeros(1, np.float32))
-    for counts in (np.ones((1, 1, 2), np.int32), np.ones((1, 1, 2), np.int64)):
-        listed_cells(supported_cells(counts, np.ones((1, 1)), 1, np.zeros((1, 1), np.float32)), one, one, 1, RANKED, 1)
+    for count_type in (torch.int32, torch.int64):
+        counts, products = zero_tables(3, 3)
+        counts += 1
+        cells = supported_cells(counts.to(count_type).numpy(), products.numpy(), 1, np.zeros((3, 3), np.float32))
+        listed_cells(cells, three, three, 1, RANKED, 1)
     bounds(cell, cell, 1.0)
     pearson_bounds(np.zeros(1), np.zeros(1))
     lists = StrongestLists.empty(3, 1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kernels import RANKED, BestCells, Features, Separators, listed_cells, supported_cells
+from kernels.tables import zero_tables
 
 RATIOS = ("jaccard", "sufficiency", "necessity")
 BOUNDS = tuple(measure for measure in RANKED if measure.endswith("_lower"))
@@ -17,8 +18,8 @@ class Growing:
     def __init__(self, rows: int, columns: int, seed: int, *, counts: type = np.int32) -> None:
         self.random = np.random.default_rng(seed)
         self.tokens = 0
-        self.counts = np.zeros((rows, columns, 2), counts)
-        self.products = np.zeros((rows, columns))
+        self.counts, self.products = (part.numpy() for part in zero_tables(rows, columns))  # as a state's tables lie
+        self.counts = self.counts.astype(counts, copy=False)
         self.up, self.down = (np.zeros((size, 3)) for size in (rows, columns))  # count, Σa, Σa²
         self.rates = [self.random.beta(0.5, 4.0, size) for size in (rows, columns)]
         self.rates[0][0], self.rates[1][0] = 1.0, 0.0  # one that always fires, and one that never does

@@ -153,6 +153,25 @@ def test_what_a_checkpoint_has_counted_of_a_segment_is_recalled_in_smaller_batch
     assert_every_token_is_counted_once(loop, rig.wanted)
 
 
+def test_contexts_and_prompts_are_encoded_in_smaller_batches_too_and_the_running_one_is_counted_once(rig: Rig) -> None:
+    loop = rig.fresh()
+    loop.encoder = rig.encoder
+    positions = rig.segment.first_position + np.arange(0, rig.segment.token_count, 40)
+    found: set[int] = set()
+
+    def ask() -> None:
+        loop.encoder = limited = Limited(rig.encoder, most=300)
+        if not found:
+            for some in loop.encode_windows(positions.tolist()):
+                found.update(some)
+            assert limited.refused >= 2
+
+    loop.between = ask
+    assert loop.count(rig.segment)
+    assert found == set(positions.tolist()) and loop.micro_batch.most <= 300
+    assert_every_token_is_counted_once(loop, rig.wanted)
+
+
 def test_a_window_that_does_not_fit_alone_is_an_error_that_says_so(rig: Rig) -> None:
     loop = rig.fresh()
     loop.encoder = Limited(rig.encoder, most=0)

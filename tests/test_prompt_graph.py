@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -22,6 +23,7 @@ from engine.encoder.encoded import Encoded
 from engine.errors import BadValue, Conflict, NotReady, TooLarge, TooMany
 from engine.measures.gate_tests import NONE
 from engine.measures.gates import AND_NOT, PARENTS
+from engine.pace import MicroBatchSize
 from engine.views import live
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import Effects
@@ -76,9 +78,10 @@ def effects(state: State) -> Effects:
     return found
 
 
-def queries(state: State, effects: Effects, encoder: Tables | None = None, fit=len) -> PromptQueries:
+def queries(state: State, effects: Effects, encoder: Tables | None = None, most: int = 1_000) -> PromptQueries:
+    encode = partial(MicroBatchSize(1.0, 1_000, start=most).encode_first, (encoder or Tables()).encode)
     decoders = cosines() if state.shape.dictionaries == DICTIONARIES else DecoderCosines(None, ())
-    return PromptQueries(state, encoder or Tables(), CONTENT, Letters(), lambda token: f"<{token}>", decoders, effects, fit)
+    return PromptQueries(state, encode, CONTENT, Letters(), lambda token: f"<{token}>", decoders, effects)
 
 
 def answer(asked: PromptQueries, request: GraphRequest) -> GraphAnswer:
@@ -131,7 +134,7 @@ def test_a_feature_is_active_above_its_own_threshold_and_shown_with_all_its_acti
 def test_the_prompt_is_cut_like_a_document_and_encoded_as_many_windows_at_a_time_as_fit(state: State, effects: Effects) -> None:
     whole, few = Tables(), Tables()
     together = answer(queries(state, effects, whole), GraphRequest(PROMPT))
-    apart = queries(state, effects, few, fit=lambda lengths: min(2, len(lengths)))
+    apart = queries(state, effects, few, most=20)
     steps = list(apart.steps(apart.prepare(GraphRequest(PROMPT))))
     assert len(PROMPT) == 40 and whole.calls == [[10, 10, 10, 10]] and few.calls == [[10, 10], [10, 10]]
     assert steps[0] is None and steps[1] == together
@@ -287,14 +290,16 @@ def test_so_many_prompts_wait_and_the_next_one_is_refused_until_one_is_answered(
     assert [len(found.tokens) for found in rig.read(look)] == [8, 8, 8]
 
 
-def test_a_prompt_that_nobody_waits_for_any_more_is_not_encoded_and_makes_room(rig: Rig, engine: LiveQueries) -> None:
-    assert engine.prompts is not None
-    encoder = engine.prompts._encoder
+def test_a_prompt_that_nobody_waits_for_any_more_is_not_encoded_and_makes_room(
+    rig: Rig, engine: LiveQueries, state: State, effects: Effects
+) -> None:
+    encoder = Tables()
+    engine.prompts = queries(state, effects, encoder)
     with pytest.raises(NotReady, match="did not answer within"):
         rig.read(lambda views: views.live(GraphRequest(PROMPT), 0.3))
     assert engine.pending.qsize() == 1 and len(engine._waiting_prompts) == 1
     assert engine.answer_pending(no_windows) == 0
-    assert encoder.calls == [] and not engine._waiting_prompts  # type: ignore[attr-defined]
+    assert encoder.calls == [] and not engine._waiting_prompts
 
 
 def test_a_run_without_a_model_has_no_graphs(rig: Rig, engine: LiveQueries) -> None:

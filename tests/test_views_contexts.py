@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from engine.corpus.segment_file import segment_path
 from engine.encoder.encoded import Encoded
 from engine.encoder.pushed import PushedActivations
 from engine.errors import Unknown
-from engine.views.contexts import Chosen, Window, context_steps, encode_windows
+from engine.pace import MicroBatchSize
+from engine.views.contexts import Chosen, EncodeFirst, Window, context_steps, encode_windows
 from engine.views.requests import ContextsAnswer
 
 FEATURES = 5
@@ -55,15 +56,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def everything(lengths: np.ndarray) -> int:
-    return len(lengths)
+def at_once(encoder: Counted, most: int = 1_000) -> EncodeFirst:
+    """At most so many tokens at a time."""
+    return partial(MicroBatchSize(1.0, 1_000, start=most).encode_first, encoder.encode)
 
 
-def windows(
-    root: Path, positions: list[int], encoder: Counted, fit: Callable[[np.ndarray], int] = everything
-) -> dict[int, Window | str]:
+def windows(root: Path, positions: list[int], encoder: Counted, most: int = 1_000) -> dict[int, Window | str]:
     found: dict[int, Window | str] = {}
-    for some in encode_windows(CorpusLog(root), encoder, fit, positions):
+    for some in encode_windows(CorpusLog(root), at_once(encoder, most), positions):
         assert not found.keys() & some.keys()
         found |= some
     return found
@@ -86,7 +86,7 @@ def test_units_of_a_segment_are_encoded_together_and_once_as_many_as_fit(root: P
     windows(root, positions, together)
     assert together.calls == [(0, [0, 1, 3]), (1, [2]), (3, [0])]
     few = Counted()
-    windows(root, positions, few, fit=lambda lengths: max(1, int(np.searchsorted(np.cumsum(lengths), 7, side="right"))))
+    windows(root, positions, few, most=7)
     assert few.calls == [(0, [0, 1]), (0, [3]), (1, [2]), (3, [0])]
 
 
@@ -99,7 +99,7 @@ def test_where_the_text_is_gone_or_damaged_the_reason_says_so_and_the_others_com
     path.write_bytes(content)
     positions = [at * PER_SEGMENT + 2 for at in range(4)]
     found: dict[int, Window | str] = {}
-    for some in encode_windows(log, Counted(), everything, positions):
+    for some in encode_windows(log, at_once(Counted()), positions):
         found |= some
     assert found[positions[1]] == "the part of the corpus log that held this text is gone"
     assert found[positions[2]] == "the part of the corpus log that held this text is damaged"
@@ -117,7 +117,7 @@ def test_contexts_are_cut_from_windows_that_share_a_batch(root: Path) -> None:
 
     log, encoder = CorpusLog(root), Counted()
     steps = list(
-        context_steps(features, chosen, len(DENSE), lambda positions: encode_windows(log, encoder, everything, positions), None)
+        context_steps(features, chosen, len(DENSE), lambda positions: encode_windows(log, at_once(encoder), positions), None)
     )
     assert steps[:-1] == [None], "one call per segment, and the answer with the last"
     answer = steps[-1]
@@ -140,7 +140,7 @@ def test_a_window_that_is_set_aside_when_it_is_encoded_again_is_missing(tmp_path
     log.append(builder)
     encoder = Counted()
     chosen = [Chosen((0, 0), 2.5, 1)]
-    (answer,) = context_steps([(0, 0)], chosen, 9, lambda positions: encode_windows(log, encoder, everything, positions), None)
+    (answer,) = context_steps([(0, 0)], chosen, 9, lambda positions: encode_windows(log, at_once(encoder), positions), None)
     assert isinstance(answer, ContextsAnswer) and answer.contexts == []
     assert (answer.missing[0].activation, answer.missing[0].log_position) == (2.5, 1)
     assert "not finite" in answer.missing[0].reason

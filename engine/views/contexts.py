@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -54,20 +54,15 @@ class Chosen(NamedTuple):
     position: int
 
 
-class Encoder(Protocol):
-    """The part of an encoder that is needed here."""
-
-    def encode(self, segment: Segment, units: np.ndarray) -> Encoded: ...
+EncodeFirst = Callable[["Segment", np.ndarray], tuple[int, "Encoded"]]
+"""Units of a segment → how many of the first ones were encoded, as many as fit, and what they are encoded to."""
 
 
-def encode_windows(
-    corpus: CorpusLog, encoder: Encoder, fit: Callable[[np.ndarray], int], positions: Sequence[int]
-) -> Iterator[Found]:
+def encode_windows(corpus: CorpusLog, encode: EncodeFirst, positions: Sequence[int]) -> Iterator[Found]:
     """The units that hold these positions, encoded again.
 
     Args:
-        corpus, encoder: of the run.
-        fit: int `[U]`, tokens of each unit → how many of the first ones go through the encoder at once.
+        corpus, encode: of the run.
         positions: in the log.
 
     Raises:
@@ -91,8 +86,9 @@ def encode_windows(
         unit = np.searchsorted(bounds, here - segment.first_position, side="right") - 1
         units = np.unique(unit)
         while len(units):
-            taken, units = np.split(units, [fit(segment.unit_tokens(units))])
-            batch = encoder.encode(segment, taken).batch
+            count, encoded = encode(segment, units)
+            taken, units = units[:count], units[count:]
+            batch = encoded.batch
             index = batch.positions - segment.first_position
             tokens = segment.tokens[index] if isinstance(segment, TokenSegment) else None
             rows = {one: _run_of((bounds[one] <= index) & (index < bounds[one + 1])) for one in taken.tolist()}

@@ -26,21 +26,14 @@ from engine.views.graph_answers import MOST_TOKENS, GraphAnswer, GraphDroppedAns
 from engine.views.live_edges import edges_among
 
 if TYPE_CHECKING:
-    from engine.corpus.segment import Segment
     from engine.counts.state import State
     from engine.encoder.batch import SparseBatch
-    from engine.encoder.encoded import Encoded
+    from engine.views.contexts import EncodeFirst
     from engine.views.decoder import DecoderCosines
     from engine.views.effects import Effects
 
 MOST_GATES = 200
 """Gates of an answer: 1.5 kB of JSON each, and no drawing shows more."""
-
-
-class Encoder(Protocol):
-    """The part of an encoder that is needed here."""
-
-    def encode(self, segment: Segment, units: np.ndarray) -> Encoded: ...
 
 
 class Tokenizer(Protocol):
@@ -72,31 +65,28 @@ class PromptQueries:
     def __init__(
         self,
         state: State,
-        encoder: Encoder,
+        encode: EncodeFirst,
         content: int,
         tokenizer: Tokenizer,
         decode: Callable[[int], str],
         cosines: DecoderCosines,
         effects: Effects,
-        fit: Callable[[np.ndarray], int],
     ) -> None:
         """
         Args:
             state: what is counted into.
-            encoder: of the run; called by `steps` alone.
+            encode: of the run; called by `steps` alone.
             content: tokens of a document in one window.
             tokenizer: of the model, for documents; decode: token id → its text.
             cosines, effects: of the run.
-            fit: int `[U]`, tokens of each window → how many of the first ones go through the encoder at once.
         """
         self._state = state
-        self._encoder = encoder
+        self._encode = encode
         self._content = content
         self._tokenizer = tokenizer
         self._decode = decode
         self._cosines = cosines
         self._effects = effects
-        self._fit = fit
         self._judged: tuple[tuple[int, int], Judged] | None = None  # gates and joint actions, with what they are from
 
     def prepare(self, request: GraphRequest) -> Prompt:
@@ -123,8 +113,9 @@ class PromptQueries:
         batches: list[SparseBatch] = []
         left = np.arange(prompt.segment.units)
         while len(left):
-            taken, left = np.split(left, [self._fit(prompt.segment.unit_tokens(left))])
-            batches.append(self._encoder.encode(prompt.segment, taken).batch)
+            count, encoded = self._encode(prompt.segment, left)
+            batches.append(encoded.batch)
+            left = left[count:]
             if len(left):
                 yield None
         yield self._graph(prompt, batches)
