@@ -23,6 +23,7 @@ BENCHMARKS = (
     "growth",
     "bounded",
     "loop",
+    "api_load",
     "page",
     "gate_size",
     # how right

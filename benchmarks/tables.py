@@ -116,6 +116,18 @@ def of_loop(one: Row) -> Line:
     return "the demo, end to end", f"{one['tokens_per_second']:,.0f} tokens/s", against, f"{one['distance']:.1f}", ""
 
 
+def of_api(one: Row) -> Line:
+    what = f"the API beside a counting engine: {one['variant']}"
+    rate = f"{one['requests_per_second']:,.0f} requests/s, p99 {1e3 * one['p99']:.0f} ms"
+    return what, rate, f"{one['ratio']:.2f} of {one['baseline']}", "", goal(one)
+
+
+def of_visible(one: Row) -> Line:
+    load = one["variant"].removeprefix("visible: ")
+    what = f"from counted to visible, demo, {load if one['sizes']['connections'] == 0 else f'beside requests for {load}'}"
+    return what, f"p50 {one['seconds']['p50']:.2f} s, p99 {one['p99']:.2f} s", "", "", goal(one)
+
+
 def of_gpu(one: Row) -> Line:
     what = f"accumulate on the GPU, {one['variant']}, L0 {one['sizes'].get('L0')}, {one['sizes'].get('tokens', 0):,} tokens"
     if one["seconds"] is None:
@@ -167,6 +179,12 @@ LINES: Mapping[tuple[str, str | None], Callable[[Row], Line]] = {
     ("ranking", "published lists"): of_ranking,
     ("publish", "everything"): of_publish,
     ("publish", "after 512 tokens"): of_publish,
+    ("api", "neighbours of 50 features"): of_api,
+    ("api", "answers of 50 features"): of_api,
+    ("api", "neighbours of all features"): of_api,
+    ("api", "visible: no load"): of_visible,
+    ("api", "visible: neighbours of 50 features"): of_visible,
+    ("api", "visible: neighbours of all features"): of_visible,
     ("gpu_accumulate", "rows"): of_gpu,
     ("gpu_end_to_end", None): of_gpu_run,
 }

@@ -14,7 +14,9 @@ from engine import durable
 from engine.corpus.log import CorpusLog, LogIndex
 from engine.counts.checkpoint import Checkpoints, Cursor
 from engine.counts.state import layout
-from engine.errors import DamagedFile, UnknownVersion
+from engine.encoder.description import RunDescription
+from engine.errors import DamagedFile, OtherRun, UnknownVersion
+from engine.main import describe_run
 from engine.recovery import recover
 from tests.corpus_rig import UnsyncedDisk
 from tests.faults.hand_run import RUN, HandRun, assert_counts_to_the_end, send
@@ -172,3 +174,20 @@ def test_a_checkpoint_of_version_1_goes_on_from_the_headers_of_the_log(root: Pat
     again = HandRun(root)
     assert (again.cursor, again.uploads.counted) == (run.cursor, run.uploads.counted)
     assert_counts_to_the_end(root)
+
+
+def test_the_description_of_a_run_is_written_anew_where_a_checkpoint_says_whose_folder_it_is(tmp_path: Path) -> None:
+    path, mine, other = tmp_path / "run.json", {"model": "this"}, {"model": "another"}
+    described = RunDescription(model="", saes="", layers=[], fingerprint=mine)
+    describe_run(path, described, mine, None)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :]):  # shorter, and no UTF-8
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedFile, match="does not describe a run"):
+                describe_run(path, described, mine, None)
+            assert path.read_bytes() == damaged
+            describe_run(path, described, mine, mine)
+            assert path.read_bytes() == whole
+    with pytest.raises(OtherRun, match="another"):
+        describe_run(path, described, mine, other)
