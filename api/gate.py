@@ -24,6 +24,7 @@ from api.page import SECURITY_HEADERS
 from api.problems import sendable
 from api.rate_limit import RateLimit
 from api.slots import Slots
+from engine.api_keys import ApiKey
 from engine.errors import Forbidden, SaestreamError, TooSlow
 from engine.settings import Settings
 
@@ -78,10 +79,14 @@ class Gate:
         try:
             key = self._access.key_of(headers)
         except SaestreamError:
-            await self._limit.take(address_of(scope["client"]), self._access.needs_key)
+            await self._take(None, scope)
             raise
-        await self._limit.take(f"key {key.name}" if key else address_of(scope["client"]), self._access.needs_key)
+        await self._take(key, scope)
         self._access.check_scope(key, method, scope["path"])
+
+    async def _take(self, key: ApiKey | None, scope: Scope) -> None:
+        if rate := self._limit.rate(self._access.needs_key):
+            await self._limit.take(f"key {key.name}" if key else address_of(scope["client"]), rate)
 
     async def _preflight(self, origin: str | None, answer: Send) -> None:
         """Whether a page from elsewhere may ask at all; it brings no key yet."""

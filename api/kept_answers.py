@@ -54,6 +54,7 @@ class KeptAnswers:
         self._texts = texts
         self._kept: dict[_Key, _Kept] = {}
         self._version = Version(0, 0)  # of all that is kept
+        self._newest_text = ""  # that version as a snapshot says it
         self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +81,7 @@ class KeptAnswers:
             snapshot = await self._views.snapshot()
         except (RedisError, NotReady):
             return None  # the route says it as it should be said
-        if snapshot is None or Version.parse(snapshot.version) != self._version:
+        if snapshot is None or snapshot.version != self._newest_text:
             return None
         return snapshot
 
@@ -90,7 +91,7 @@ class KeptAnswers:
             return
         headers, version, body = found
         if version > self._version:
-            self._kept, self._version, self._bytes = {}, version, 0
+            self._kept, self._version, self._newest_text, self._bytes = {}, version, str(version), 0
         before, there, behind = body.partition(_AGE)
         if version < self._version or not there or _AGE in behind or self._bytes + len(body) > MOST_BYTES:
             return

@@ -32,14 +32,20 @@ class RequestMetrics:
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 60),
             registry=self.registry,
         )
+        self._labelled: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.open = Gauge("saestream_http_requests_open", "Requests under way, event streams included.", registry=self.registry)
         self.uploads = Counter("saestream_uploads_taken", "Uploads acknowledged, without repetitions.", registry=self.registry)
         self.bytes = Counter("saestream_upload_bytes", "Bytes of the uploads acknowledged.", registry=self.registry)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request whose answer begins. The labels must be of a limited number: each combination is kept for ever."""
-        self.requests.labels(method, route, str(status)).inc()
-        self.seconds.labels(method, route).observe(seconds)
+        found = self._labelled.get((method, route, status))
+        if found is None:  # looking them up costs as much as counting
+            found = self.requests.labels(method, route, str(status)), self.seconds.labels(method, route)
+            self._labelled[method, route, status] = found
+        count, took = found
+        count.inc()
+        took.observe(seconds)
 
     def taken(self, size: int) -> None:
         """Count an upload of so many bytes that is acknowledged."""

@@ -48,15 +48,16 @@ class RateLimit:
         self._script = client.register_script(_TAKE)
         self._own: dict[str, tuple[float, float]] = {}
 
-    async def take(self, who: str, needs_key: bool) -> None:
+    def rate(self, needs_key: bool) -> float:
+        """Requests per second of each; 0 where there is no limit."""
+        return self._rate if self._rate is not None else OPEN_RATE if needs_key else 0.0
+
+    async def take(self, who: str, rate: float) -> None:
         """Let one request of a key or an address pass.
 
         Raises:
             TooMany: its bucket is empty; `retry_after` says how long.
         """
-        rate = self._rate if self._rate is not None else OPEN_RATE if needs_key else 0.0
-        if not rate:
-            return
         try:
             wait = float(cast(bytes, await self._script(keys=[self._keys.bucket(who)], args=[rate, self._burst])))
             self._own.clear()
