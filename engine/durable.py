@@ -230,13 +230,13 @@ def write_framed(path: Path, magic: bytes, version: int, header: Any, arrays: Ma
 
 
 def write_record(path: Path, magic: bytes, version: int, header: Any) -> int:
-    """Write a record durably and return its length in bytes; arguments and errors as `write_framed`."""
-    frame = b"".join(framed_chunks(magic, version, header, {}))
-    return write_file(path, [frame, frame])
+    """Write a record, twice in a file, durably; its length in bytes. Arguments and errors as `write_framed`."""
+    return write_file(path, _both_copies(magic, version, header))
 
 
 def read_record(path: Path, magic: bytes, versions: Collection[int]) -> dict[str, Any]:
-    """The header of a record; a warning where one of its copies is damaged.
+    """The header of a record. Where a part of the file is damaged, it is written anew while one of its copies is whole: what the
+    disk does to it next may be to the other one.
 
     Raises:
         DamagedFile: both are. UnknownVersion. FileNotFoundError.
@@ -244,16 +244,28 @@ def read_record(path: Path, magic: bytes, versions: Collection[int]) -> dict[str
     with reading(path):
         data = memoryview(path.read_bytes())
     try:
-        return _head(path, data, magic, versions)[0]["header"]
+        whole = data
+        header = _head(path, whole, magic, versions)[0]["header"]
     except UnknownVersion:
         raise
     except DamagedFile as first:
         try:
-            header = _head(path, data[len(data) // 2 :], magic, versions)[0]["header"]
+            whole = data[len(data) // 2 :]
+            header = _head(path, whole, magic, versions)[0]["header"]
         except DamagedFile:
             raise first from None
-        log.warning("%s; its second copy is whole", first.message)
-        return header
+    copies = _both_copies(magic, _PREAMBLE.unpack(whole[: _PREAMBLE.size])[1], header)
+    if data != b"".join(copies):
+        log.warning("%s is damaged, one of the two copies in it is whole: it is written anew", path)
+        try:
+            write_file(path, copies)
+        except StorageFault as error:
+            log.warning("it stays as it is: %s", error.message)
+    return header
+
+
+def _both_copies(magic: bytes, version: int, header: Any) -> list[bytes]:
+    return [b"".join(framed_chunks(magic, version, header, {}))] * 2
 
 
 def framed_chunks(magic: bytes, version: int, header: Any, arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:

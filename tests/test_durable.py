@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import numpy as np
@@ -68,7 +69,7 @@ def test_what_the_disk_can_not_give_back_is_damage() -> None:
 
 
 def test_a_record_survives_any_flipped_byte_and_the_loss_of_its_second_half(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "record"
     durable.write_record(path, MAGIC, 3, {"key": "k"})
@@ -76,13 +77,20 @@ def test_a_record_survives_any_flipped_byte_and_the_loss_of_its_second_half(
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x41]) + whole[position + 1 :])
         assert durable.read_record(path, MAGIC, {3}) == {"key": "k"}
+        assert path.read_bytes() == whole, "and is written anew"
         path.write_bytes(whole[:position])
         if position >= len(whole) // 2 - 4:  # without the last checksum, which is that of arrays
             assert durable.read_record(path, MAGIC, {3}) == {"key": "k"}
+            assert path.read_bytes() == whole
         else:
             with pytest.raises(DamagedFile, match="record is cut off"):
                 durable.read_record(path, MAGIC, {3})
-    assert "its second copy is whole" in caplog.text
+    assert "one of the two copies in it is whole: it is written anew" in caplog.text
+    damaged = bytes([whole[0] ^ 1]) + whole[1:]
+    path.write_bytes(damaged)
+    monkeypatch.setattr(durable.disk, "create", Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
+    assert durable.read_record(path, MAGIC, {3}) == {"key": "k"} and path.read_bytes() == damaged
+    assert "it stays as it is" in caplog.text
     path.write_bytes(whole)
     with pytest.raises(UnknownVersion, match="version 3; this saestream reads 1, 2"):
         durable.read_record(path, MAGIC, {1, 2})
