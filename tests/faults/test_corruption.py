@@ -181,13 +181,13 @@ def test_the_description_of_a_run_is_written_anew_where_a_checkpoint_says_whose_
     described = RunDescription(model="", saes="", layers=[], fingerprint=mine)
     describe_run(path, described, mine, None)
     whole = path.read_bytes()
-    for at in range(0, len(whole), 7):
-        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :]):  # shorter, and no UTF-8
-            path.write_bytes(damaged)
-            with pytest.raises(DamagedFile, match="does not describe a run"):
-                describe_run(path, described, mine, None)
-            assert path.read_bytes() == damaged
-            describe_run(path, described, mine, mine)
-            assert path.read_bytes() == whole
+    value = whole.index(b"this")
+    for damaged in (*(whole[:at] for at in range(0, len(whole), 7)), whole[:value] + b"\xff" + whole[value + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedFile, match="does not describe a run"):
+            describe_run(path, described, mine, None)
+        assert path.read_bytes() == damaged
+        describe_run(path, described, mine, mine)
+        assert path.read_bytes() == whole
     with pytest.raises(OtherRun, match="another"):
         describe_run(path, described, mine, other)
