@@ -17,6 +17,7 @@ from api.run import Run
 from api.strongest_texts import StrongestTexts
 from engine.corpus.inbox import Inbox
 from engine.encoder.description import LayerDescription
+from engine.errors import NotReady
 from engine.measures.strengths import STRENGTHS
 from engine.settings import Settings
 from engine.views.answers import NeighborsAnswer, snapshot_answer
@@ -119,6 +120,10 @@ async def neighbors(
     From the published snapshot (with its ETag) where `k` and `min_support` are within what is published, live from the engine else.
     """
     known_feature(run.description(), (layer, index))
+    if max_staleness_ms is not None:
+        if (newest := await views.snapshot()) is None:
+            raise NotReady("the engine has not published a snapshot yet")
+        await refuse_stale(views, newest, max_staleness_ms)
     support = settings.min_support if min_support is None else min_support
     found = await views.neighbors(
         layer,

@@ -12,10 +12,10 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from redis.exceptions import RedisError
 
-from api.access import READING
+from api.access import READING, READING_BY_POST
 from api.negotiation import matches
 from api.strongest_texts import StrongestTexts
 from engine.errors import NotReady
@@ -31,6 +31,7 @@ MOST_OF_ONE = 1 << 20
 
 _AGE = b'"age_ms":'
 _STALENESS = b"max_staleness_ms"  # such an answer depends on when it is asked for
+_LONGEST_KEY = 500
 
 _Key = tuple[str, bytes, bytes]
 
@@ -58,14 +59,17 @@ class KeptAnswers:
         self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "GET" or _STALENESS in scope["query_string"]:
+        if scope["type"] != "http" or scope["method"] != "GET":
             await self._app(scope, receive, send)
-            if scope["type"] == "http" and scope["method"] not in READING:
+            if scope["type"] == "http" and scope["method"] not in READING and scope["path"] not in READING_BY_POST:
                 self._kept, self._bytes = {}, 0
                 self._texts.forget()
             return
+        key = _key_of(scope)
+        if key is None:
+            await self._app(scope, receive, send)
+            return
         headers = dict(scope["headers"])
-        key = (scope["path"], scope["query_string"], headers.get(b"accept", b""))
         if key in self._kept and (snapshot := await self._newest()) is not None and (kept := self._kept.get(key)) is not None:
             scope["path_template"] = kept.route  # for who counts requests by their routes
             await _send(kept, snapshot, headers.get(b"if-none-match"), send)
@@ -93,12 +97,23 @@ class KeptAnswers:
         if version > self._version:
             self._kept, self._version, self._newest_text, self._bytes = {}, version, str(version), 0
         before, there, behind = body.partition(_AGE)
-        if version < self._version or not there or _AGE in behind or self._bytes + len(body) > MOST_BYTES:
+        size = len(body) + sum(map(len, key)) + sum(len(name) + len(value) for name, value in headers)
+        known = key in self._kept  # of two that asked for it at the same time
+        if version < self._version or known or not there or _AGE in behind or self._bytes + size > MOST_BYTES:
             return
         behind = behind.lstrip(b"0123456789")
-        self._bytes += len(body)
+        self._bytes += size
         kept = [(name, value) for name, value in headers if name != b"content-length"]
         self._kept[key] = _Kept(kept, f'W/"{version}"', before + _AGE, behind, route)
+
+
+def _key_of(scope: HTTPScope) -> _Key | None:
+    """What tells a request from others that may be answered otherwise; None where that can't be seen here."""
+    query, accepted = scope["query_string"], [value for name, value in scope["headers"] if name == b"accept"]
+    if len(accepted) > 1 or b"%" in query or _STALENESS in query:  # a name of a parameter may be spelt with %
+        return None
+    key = scope["path"], query, accepted[0] if accepted else b""
+    return key if sum(map(len, key)) <= _LONGEST_KEY else None
 
 
 class _Collected:

@@ -4,6 +4,7 @@ again for it, between two micro-batches, and answers some dozen such questions a
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 
 from engine.errors import NotReady, TooMany
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 MOST = 4_096
 """Texts that are kept, of some 5 kB each."""
 
+KEPT_SECONDS = 60.0
+"""Then it is asked for anew: a run within a disk quota drops its oldest text."""
+
 # The engine looks for such requests after every micro-batch (at most 0.5 s) and takes them in turn, a window or a few (some 10 ms
 # each) at a time: a feature's counts need not wait longer for its text.
 _SECONDS = 3.0
@@ -26,7 +30,7 @@ class StrongestTexts:
 
     def __init__(self, views: Views) -> None:
         self._views = views
-        self._kept: OrderedDict[tuple[int, int], ContextAnswer] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], tuple[float, ContextAnswer]] = OrderedDict()
 
     def forget(self) -> None:
         """Ask anew: what was written may have taken text away."""
@@ -39,9 +43,9 @@ class StrongestTexts:
         if record.max_position < 0:
             return None, f"feature {name} never fired", True
         kept = self._kept.get(feature)
-        if kept is not None and kept.log_position == record.max_position:
+        if kept is not None and kept[1].log_position == record.max_position and time.monotonic() < kept[0] + KEPT_SECONDS:
             self._kept.move_to_end(feature)
-            return kept, None, True
+            return kept[1], None, True
         try:
             found = await self._views.contexts([feature], 1, _SECONDS)
         except (NotReady, TooMany) as error:
@@ -50,7 +54,10 @@ class StrongestTexts:
         if not found.contexts:
             missing = found.missing[0].reason if found.missing else f"the engine has not counted feature {name} again yet"
             return None, missing, False
-        self._kept[feature] = found.contexts[0]
+        context = found.contexts[0]
+        if context.log_position != record.max_position:  # of what is counted by now, or again after a restart
+            return context, None, False
+        self._kept[feature] = time.monotonic(), context
         if len(self._kept) > MOST:
             self._kept.popitem(last=False)
-        return found.contexts[0], None, True
+        return context, None, True

@@ -48,6 +48,7 @@ from engine.supervisor import ENGINE_ENVIRONMENT
 from engine.views.gate_choices import choose_gates
 from engine.views.moment import Moment
 from engine.views.publisher import Published, Told
+from engine.views.records import StatusRecord
 from engine.views.redis_server import PrivateRedis
 from engine.views.siblings import choose_siblings
 
@@ -132,9 +133,9 @@ def write_timed(loop: Loop, times: Times) -> None:
     """Have the publishing thread time its writing, by its own clock."""
     write = loop.publishing.publisher.write
 
-    def timed(moment: Moment, told: Told) -> Published:
+    def timed(moment: Moment, told: Told, newer: Callable[[], StatusRecord | None] = lambda: None) -> Published:
         began, worked = time.perf_counter(), time.thread_time()
-        done = write(moment, told)
+        done = write(moment, told, newer)
         times.wall["beside: publish"] += time.perf_counter() - began
         times.cpu["beside: publish"] += time.thread_time() - worked
         return done

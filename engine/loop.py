@@ -121,8 +121,9 @@ class Loop:
                     self.idle()
                 elif self.count(segment):
                     self.finish(segment)
+            self.publishing.end()
+            self.save()  # which need not wait for a Redis that hangs
             self.publishing.stop()
-            self.save()
             self.publishing.publisher.beat(self.status("stopping"))
         finally:
             self.publishing.stop()

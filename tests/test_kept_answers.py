@@ -116,6 +116,49 @@ def test_json_and_msgpack_are_not_mixed_up(run: Run) -> None:
         assert msgspec.msgpack.decode(packed.content)["neighbors"] == json.json()["neighbors"]
 
 
+def test_two_accept_headers_leave_nothing_to_others(run: Run) -> None:
+    both = [("Accept", "application/json"), ("Accept", "application/x-msgpack")]
+    first = run.api.http.get(NEIGHBORS, headers=both)
+    assert first.headers["content-type"].startswith("application/json")
+    assert run.get(NEIGHBORS, Accept="application/x-msgpack").headers["content-type"] == "application/x-msgpack"
+
+
+def test_a_parameter_that_is_spelt_with_percent_and_a_long_request_are_not_kept(run: Run) -> None:
+    requests = [(f"{NEIGHBORS}?max%5Fstaleness_ms=60000", {}), (NEIGHBORS, {"Accept": "application/json" + ", text/x" * 100})]
+    for path, headers in requests:
+        run.get(path, **headers)
+    run.take_records_away()
+    for path, headers in requests:
+        assert run.api.http.get(path, headers=headers).status_code in (404, 503)
+
+
+def test_neighbours_that_are_older_than_was_asked_for_are_refused(run: Run) -> None:
+    eventually("it is older", lambda: run.get(NEIGHBORS).json()["snapshot"]["age_ms"] > 20)
+    assert "old" in problem(run.api.http.get(f"{NEIGHBORS}?max_staleness_ms=10"), 503)
+    assert run.get(f"{NEIGHBORS}?max_staleness_ms=60000").json()["neighbors"] == run.get(NEIGHBORS).json()["neighbors"]
+
+
+def test_a_prompt_that_is_asked_about_ends_nothing_that_is_kept(run: Run) -> None:
+    run.get(NEIGHBORS)
+    run.take_records_away()
+    run.api.http.post("/v1/graph", json={"prompt": "some text"})
+    run.get(NEIGHBORS)
+
+
+def test_the_text_of_another_activation_than_the_snapshots_is_asked_for_anew(run: Run) -> None:
+    run.engine.count(20)
+    stronger = run.engine.state.strongest[1]
+    position, value = int(stronger.position[3, 0]), float(stronger.value[3, 0])
+    try:
+        stronger.position[3, 0], stronger.value[3, 0] = 0, value + 1.0  # counted since, or counted again after a restart
+        answer = run.get(FEATURE)
+        assert "etag" not in answer.headers and answer.json()["strongest"]["log_position"] == 0
+        assert answer.json()["contexts"][0]["log_position"] == position
+    finally:
+        stronger.position[3, 0], stronger.value[3, 0] = position, value
+    assert run.get(FEATURE).json()["strongest"]["log_position"] == position
+
+
 def test_what_is_written_ends_all_that_is_kept(run: Run) -> None:
     run.get(NEIGHBORS)
     run.get(FEATURE)

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from test_views_publisher import Readers, assert_uniform, read_all
 from views_rig import DICTIONARIES, Rig, counted, dense_activations, private_redis, publish, status, uniform
@@ -213,10 +214,18 @@ def test_heartbeats_tell_the_uploads_and_do_not_wait_for_a_snapshot(rig: Rig, th
     gate = Gate(thread.publisher)
     hand_over(thread, counted(dense_activations(120)))
     gate.reached.acquire()
-    thread.beat(told(state))  # left out: what is being written tells it
+    for tokens in (121, 122):  # what is told while it is being written is told with its next call, if it is the newest
+        thread.beat(Told(msgspec.structs.replace(status(state), tokens=tokens)))
+    gate.open.release()
+    gate.reached.acquire()
+    told_meanwhile = rig.read(lambda views: views.status())
+    assert told_meanwhile is not None and told_meanwhile.tokens == 122
+    assert read_all(rig)[0].tokens == 100
+    thread.beat(Told(msgspec.structs.replace(status(state), tokens=123)))
     gate.let_all_through()
     thread.finish()
-    assert read_all(rig)[0].tokens == 120
+    last = rig.read(lambda views: views.status())
+    assert last is not None and last.tokens == 123 and read_all(rig)[0].tokens == 120
 
 
 def test_what_ends_the_thread_is_raised_where_the_loop_looks(rig: Rig, thread: Publishing) -> None:

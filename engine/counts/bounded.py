@@ -206,7 +206,7 @@ class BoundedTable(StatePart, JointTable):
 
     def unlisted(self, downstream: bool) -> np.ndarray:
         self.count_gathered()
-        return (self.downstream if downstream else self.upstream).bounds
+        return (self.downstream if downstream else self.upstream).bounds.copy()
 
     def _cells(self, found: Rows, chosen: np.ndarray, downstream: bool) -> PairCells:
         """What both directions know of the cells of some rows."""

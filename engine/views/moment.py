@@ -52,7 +52,7 @@ class Moment:
         tokens: N.
         revision: what intervals, gates and design effects are from.
         sides: per layer, marginals.
-        strengths: per layer `STRENGTHS [D]`.
+        strengths: per layer `STRENGTHS [D]`. positions: per layer int64 `[D, CONTEXTS]`, those in them.
         thresholds: per layer float32 `[D]`.
         tables: layer pair → what can be listed of its table, or what is.
         effects: layer pair → design effects; rates: per layer float32 `[D]`, of the rates.
@@ -67,6 +67,7 @@ class Moment:
     revision: tuple[int, int]
     sides: tuple[Side, ...]
     strengths: tuple[np.ndarray, ...]
+    positions: tuple[np.ndarray, ...]
     thresholds: tuple[np.ndarray, ...]
     tables: dict[Pair, Supported | Ranking]
     effects: dict[Pair, PairEffects]
@@ -137,6 +138,7 @@ class Moments:
             revision=revision,
             sides=sides,
             strengths=strengths,
+            positions=tuple(rows["contexts"]["position"].copy() for rows in strengths),
             thresholds=tuple(
                 np.zeros(size, np.float32) if limit is None else limit.cpu().numpy()
                 for size, limit in zip(state.shape.dictionaries, state.shape.thresholds, strict=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -137,7 +137,8 @@ class Publisher:
 
     @property
     def tokens(self) -> int:
-        return -1 if self._published is None else self._published.moment.tokens
+        published = self._published  # which another thread may set
+        return -1 if published is None else published.moment.tokens
 
     def standing_tokens(self) -> int:
         """N of the snapshot that Redis shows of this run before our first publish, left by an engine that was killed; 0 for none.
@@ -153,9 +154,10 @@ class Publisher:
 
     def has(self, state: State) -> bool:
         """Whether Redis holds all there is to say of a state. A segment that ends adds no token, but intervals, gates, effects."""
-        if self._published is None:
+        published = self._published
+        if published is None:
             return False
-        moment = self._published.moment
+        moment = published.moment
         return (moment.tokens, moment.revision) == (state.tokens, self._moments.revision(state))
 
     def has_taken(self, state: State) -> bool:
@@ -167,16 +169,20 @@ class Publisher:
         the next one is, since it holds what has changed since the one before."""
         return self._moments.take(state, whole=self._published is None)
 
-    def write(self, moment: Moment, told: Told) -> Published:
+    def write(self, moment: Moment, told: Told, newer: Callable[[], StatusRecord | None] = lambda: None) -> Published:
         """Publish a moment.
 
         Never raises for Redis' sake: see `problem`. Nothing is done with a moment that is not whole where all is to be published.
+
+        Args:
+            moment, told: what was taken, and what is told with it.
+            newer: asked between two calls: how the engine is by now, if it has told since. A large moment takes minutes.
         """
         if self._published is None and not moment.whole:
             self.last = Published(None, moment.tokens)
             return self.last
         try:
-            self.last = self._publish(moment, told)
+            self.last = self._publish(moment, told, newer)
             self.problem = None
         except (redis.RedisError, OSError, NotOurs) as error:
             self._failed(error, moment.tokens)
@@ -208,10 +214,10 @@ class Publisher:
             return False
         return intact
 
-    def _publish(self, moment: Moment, told: Told) -> Published:
+    def _publish(self, moment: Moment, told: Told, newer: Callable[[], StatusRecord | None]) -> Published:
         if not self._ours:
             self._claim()
-        everything = self._published is None
+        everything, keys = self._published is None, self.keys
         self._number += 1
         version = Version(self._epoch, self._number)
         began = time.perf_counter()
@@ -220,7 +226,17 @@ class Publisher:
                 self._separators[up, down] = Separators.none(*(len(moment.sides[layer].count) for layer in (up, down)))
         sweep = Sweep.of(moment, self._cosines, self._separators, self._k)
         swept = time.perf_counter()
-        written, size = self._write_records(self._changed_records(sweep), version)
+        status = told.status
+
+        def beat() -> None:
+            nonlocal status
+            if (newest := newer()) is not None:
+                status = newest
+                names = [keys.marker, keys.status, keys.convergence, keys.uploads]
+                self._require(self._beat(keys=names, args=[str(self._epoch), msgspec.msgpack.encode(status), b""]))
+
+        written, size = self._write_records(self._changed_records(sweep), version, beat)
+        status = newer() or status
         wrote = time.perf_counter()
         snapshot = Snapshot(
             version=str(version),
@@ -229,18 +245,17 @@ class Publisher:
             previous=None if everything else self._version,
         )
         changed = list(told.uploads) if everything else self._changed(told.uploads)
-        keys = self.keys
         self._require(
             self._commit(
                 keys=[keys.marker, keys.snapshot, keys.events, keys.status, keys.convergence, keys.uploads],
                 args=[
                     *(str(self._epoch), version.order, snapshot.version),
-                    *(msgspec.msgpack.encode(record) for record in (snapshot, told.status, told.convergence)),
+                    *(msgspec.msgpack.encode(record) for record in (snapshot, status, told.convergence)),
                     *("1" if everything else "0", *_fields(changed)),
                 ],
             )
         )
-        self._published, self._version = sweep, snapshot.version
+        self._published, self._version = sweep.remembered(), snapshot.version
         self._sent(changed, anew=everything)
         done = time.perf_counter()
         seconds = {"take": moment.seconds, "sweep": swept - began, "write": wrote - swept, "commit": done - wrote}
@@ -261,8 +276,10 @@ class Publisher:
             for key, packed in moment.ends.records:
                 yield key, [packed], 0
 
-    def _write_records(self, records: Iterator[tuple[str, Packed, int]], version: Version) -> tuple[int, int]:
-        """Write records under their keys; of how many features they were, and how many bytes."""
+    def _write_records(
+        self, records: Iterator[tuple[str, Packed, int]], version: Version, between: Callable[[], None]
+    ) -> tuple[int, int]:
+        """Write records under their keys, `between` two calls; of how many features they were, and how many bytes."""
         order, told, written = version.order.encode(), 0, 0
         keys: list[str] = []
         values: list[bytes] = []
@@ -273,6 +290,7 @@ class Publisher:
             if sum(map(len, values)) >= _CHUNK_BYTES:
                 written += self._write_chunk(keys, values)
                 keys, values = [], []
+                between()
         if keys:
             written += self._write_chunk(keys, values)
         return told, written

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from engine.views.moment import Moment
 from engine.views.publisher import Publisher, Told
+from engine.views.records import StatusRecord
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Publishing(threading.Thread):
         self._error: BaseException | None = None
         self._taken_at = 0.0
         self._intact = True
+        self._newer: StatusRecord | None = None
         self._cost: _Cost | None = None
 
     @property
@@ -94,9 +96,11 @@ class Publishing(threading.Thread):
         self._taken_at = time.monotonic()
 
     def beat(self, told: Told) -> None:
-        """Write a heartbeat alone, unless there is something to write already."""
+        """Write a heartbeat: alone, or between what is being written already, without uploads and series then."""
         if self.free:
             self._put(_Work(None, told))
+        else:
+            self._newer = told.status
 
     def check(self) -> None:
         """Raise what ended the thread, if anything did."""
@@ -109,13 +113,17 @@ class Publishing(threading.Thread):
             self._condition.wait_for(lambda: (self._waiting is None and not self._busy) or not self.is_alive())
         self.check()
 
-    def stop(self) -> None:
-        """End the thread; a snapshot that is being written is left unfinished, which no reader sees."""
+    def end(self) -> None:
+        """Have the thread end soon; a snapshot that is being written is left unfinished, which no reader sees."""
         with self._condition:
             self._ending = True
             self._waiting = None
             self._condition.notify_all()
         self.publisher.abandon.set()
+
+    def stop(self) -> None:
+        """End the thread, and wait until it has ended."""
+        self.end()
         if self.is_alive():
             self.join()
         self.publisher.abandon.clear()
@@ -149,12 +157,17 @@ class Publishing(threading.Thread):
             work, self._waiting, self._busy = self._waiting, None, True
             return work
 
+    def _taken_newer(self) -> StatusRecord | None:
+        newer, self._newer = self._newer, None
+        return newer
+
     def _do(self, work: _Work) -> None:
         if work.moment is None:
             self._intact = self.publisher.beat(*work.told)
             return
         began, worked = time.monotonic(), time.thread_time()
-        done = self.publisher.write(work.moment, work.told)
+        self._newer = None
+        done = self.publisher.write(work.moment, work.told, self._taken_newer)
         self._intact = done.version is not None
         cost = _Cost(work.moment.seconds, _REDIS * (time.thread_time() - worked), time.monotonic() - began)
         # A mean of the last ones: what a segment's end adds is written once, and no reason to pause for seconds.

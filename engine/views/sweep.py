@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +106,10 @@ class Sweep:
                 tables[layer].append(table)
         return cls(moment, tuple(map(tuple, tables)))
 
+    def remembered(self) -> Sweep:
+        """What the next one is compared with, and no more: the rest may be gigabytes."""
+        return replace(self, moment=replace(self.moment, strengths=(), tables={}, hidden=[], ends=None))
+
     def records(self, keys: Keys, since: Sweep | None) -> Iterator[tuple[str, Packed, int]]:
         """Every record that is not what it was in an earlier sweep: key, packed record, and of how many features more it tells than
         those before."""
@@ -130,8 +134,7 @@ class Sweep:
         if since is None:
             return np.ones(len(now.sides[layer].count), bool)
         then = since.moment
-        positions = (moment.strengths[layer]["contexts"]["position"] for moment in (now, then))
-        columns = zip((*now.sides[layer], next(positions)), (*then.sides[layer], next(positions)), strict=True)
+        columns = zip((*now.sides[layer], now.positions[layer]), (*then.sides[layer], then.positions[layer]), strict=True)
         return np.logical_or.reduce([(mine != before).reshape(len(mine), -1).any(axis=1) for mine, before in columns])
 
     def _layer(self, layer: int) -> bytes:

@@ -368,6 +368,8 @@ class Campaign:
         assert len(set(self.acknowledged.values())) == len(self.acknowledged), "two uploads have the same id"
         tokens = int(self.oracle.tokens.sum())
         eventually(f"{tokens} tokens are counted and published", lambda: self._published() == tokens, SETTLE_SECONDS)
+        # Published with the last token of a segment, which then ends, and with it its documents.
+        eventually("every upload is counted", self._uploads_are_counted, SETTLE_SECONDS)
         self._compare_uploads()
         self._compare_pairs()
         compare_state(self.saved(), self.oracle)
@@ -388,6 +390,10 @@ class Campaign:
         if not status.get("snapshot") or status["queue_tokens"]:
             return None
         return status["tokens"] if status["tokens"] == status["snapshot"]["tokens"] else None
+
+    def _uploads_are_counted(self) -> bool:
+        names = [item["name"] for item in self.service.get("/v1/corpora", limit=1000)["items"]]
+        return not any(item["state"] == "counting" for name in names for item in self._uploads_of(name))
 
     def _compare_uploads(self) -> None:
         corpora = {item["name"]: item for item in self.service.get("/v1/corpora", limit=1000)["items"]}
