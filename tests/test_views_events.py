@@ -79,6 +79,24 @@ def test_a_stream_follows_what_is_published_while_it_is_open(rig: Rig, publisher
     assert [(kind, tokens) for kind, _, tokens in told(seen)] == [("snapshot", 5), ("snapshot", 6), ("snapshot", 7)]
 
 
+def test_a_snapshot_that_comes_just_after_a_look_is_no_reset(
+    rig: Rig, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions, state, newest = publish_all(publisher, [5]), State.zero(DICTIONARIES), Views._newest_event
+    uniform(state, 5)
+
+    async def later(views: Views):
+        """Between the look at what is new and the look at what is there."""
+        if state.tokens < 7:
+            uniform(state, state.tokens + 1)
+            publish(publisher, state)
+        return await newest(views)
+
+    monkeypatch.setattr(Views, "_newest_event", later)
+    seen = told(rig.read(lambda views: first(views, versions[0], 2)))
+    assert [(kind, tokens) for kind, _, tokens in seen] == [("snapshot", 6), ("snapshot", 7)]
+
+
 @pytest.mark.parametrize("after", ["17-4", "not an id", "9999999999999-1"], ids=["long-gone", "no-id", "of-the-future"])
 def test_an_id_that_is_not_kept_gets_a_reset_with_the_newest_snapshot(rig: Rig, publisher: Publisher, after: str) -> None:
     versions = publish_all(publisher, [5, 6])

@@ -256,13 +256,13 @@ class Views:
         quiet_since = time.monotonic()
         while True:
             found = await self._next_events(last or "0-0")
-            lost = bool(found) and last is not None and found[0].previous != last
             if not found and last is not None:
-                # All seen; or the stream was begun anew below our id, by a wiped Redis after the clock was set back.
                 newest = await self._newest_event()
-                lost = newest is not None and newest.version != last
-                found = [newest] if newest is not None and lost else []
-            elif lost:
+                if newest is not None and newest.version != last:
+                    # It came since we looked; or the stream was begun anew below our id, the clock set back and Redis wiped.
+                    found = await self._next_events(last) or [newest]
+            lost = bool(found) and last is not None and found[0].previous != last
+            if lost:
                 found = [await self._newest_event() or found[-1]]
             for snapshot in found:
                 last = snapshot.version
