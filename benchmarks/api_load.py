@@ -161,7 +161,7 @@ def _ms(one: Load) -> tuple[float, float]:
     return 1e3 * one.quantile(0.5), 1e3 * one.quantile(0.99)
 
 
-def run(quick: bool, rounds: int = 3, seconds: float = 4.0) -> Iterator[dict[str, object]]:
+def run(quick: bool, rounds: int = 2, seconds: float = 4.0) -> Iterator[dict[str, object]]:
     """All rows."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {"SAESTREAM_THREADS": "1"}
@@ -180,7 +180,7 @@ def main() -> None:
     """Measure, show, and append the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the shipped sample and one short round, nothing is written")
-    parser.add_argument("--rounds", type=int, default=3, help="of each arm")
+    parser.add_argument("--rounds", type=int, default=2, help="of each arm; the demo's text lasts for two minutes")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each round")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
