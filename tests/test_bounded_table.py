@@ -86,6 +86,8 @@ def test_every_reader_is_told_the_truth(room: RowSlots) -> None:
         own = EVERYONE[0 if downstream else 1] == feature
         assert np.array_equal(line.joint, cells.joint[own & listed]) and np.array_equal(line.errors, cells.errors[own & listed])
         assert (np.diff(line.down if downstream else line.up) > 0).all()
+    for rows, downstream in ((table.downstream, True), (table.upstream, False)):  # a snapshot keeps it while counting goes on
+        assert not np.shares_memory(table.unlisted(downstream), rows.bounds)
     dense_rows = table.rows_by_half(1, 7, 4)
     assert dense_rows.shape == (4, SIZES[1], 2) and (dense_rows <= dense.rows_by_half(1, 7, 4)).all()
 
