@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kernels import RANKED, BestCells, Features, Separators, listed_cells, supported_cells
+from kernels import RANKED, BestCells, Features, Separators, bounds, listed_cells, supported_cells
+from kernels.cpu.bounds import log_half
+from kernels.cpu.separators import _weigh
 from kernels.tables import zero_tables
 
 RATIOS = ("jaccard", "sufficiency", "necessity")
@@ -156,3 +158,18 @@ def test_tables_that_would_be_misread_are_refused(change: dict, message: str) ->
     table = {"counts": np.zeros((2, 3, 2), np.int32), "products": np.zeros((2, 3)), "least": 1}
     with pytest.raises(ValueError, match=message):
         supported_cells(**(table | change))
+
+
+def test_no_cell_is_put_aside_unweighed_whose_bound_is_above() -> None:
+    random = np.random.default_rng(11)
+    space, which = np.empty((4, 4_000)), np.empty(4_000, np.int64)
+    for largest in (3, 40, 4_000, 10**7, 10**15):
+        trials = np.floor(np.exp(random.uniform(0, np.log(largest), 4_000)) + 1)
+        successes = np.clip(np.floor(trials * random.beta(0.4, 0.4, 4_000)), 1, trials)
+        deff = np.where(random.random(4_000) < 0.5, 1.0, np.exp(random.uniform(0, 8, 4_000)))
+        lower, _ = bounds(successes, trials, deff)
+        half = np.array([log_half(x) for x in successes / deff])
+        for least in (0.0, *np.quantile(lower, (0.05, 0.5, 0.95, 0.999)), 0.9, 1.0 - 1e-9):
+            size = _weigh(successes, trials, deff, half, least, space, which)
+            assert set(np.flatnonzero(lower > least)) <= set(which[:size].tolist())
+        assert size < 4_000

@@ -2,15 +2,17 @@
 
 The loop takes a moment when one is due and hands it over. Before something that takes long it takes one ahead, which may have to
 wait for the one before; no more than one does. Taking holds up the counting, writing takes a core from the forward pass where there
-is none to spare: both are given a share of the time, and the pause between two snapshots follows from what the last ones cost.
+is none to spare: both are given a share of the time, and the pause between two snapshots follows from what the last few cost.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import statistics
 import threading
 import time
+from collections import deque
 from typing import NamedTuple
 
 from engine.views.moment import Moment
@@ -26,7 +28,7 @@ BUSY_SHARE, FREE_SHARE = 0.07, 0.7
 """Of each core that the forward pass uses, and of each that it leaves free, for writing. Redis works a fifth as long beside it."""
 
 _REDIS = 1.2
-_NEWEST = 0.3
+_COSTS = 5  # snapshots whose median cost counts: one in which a segment ends costs twice as much, and is no reason to pause
 
 
 class _Cost(NamedTuple):
@@ -68,7 +70,7 @@ class Publishing(threading.Thread):
         self._taken_at = 0.0
         self._intact = True
         self._newer: StatusRecord | None = None
-        self._cost: _Cost | None = None
+        self._costs: deque[_Cost] = deque(maxlen=_COSTS)
 
     @property
     def free(self) -> bool:
@@ -170,9 +172,6 @@ class Publishing(threading.Thread):
         done = self.publisher.write(work.moment, work.told, self._taken_newer)
         self._intact = done.version is not None
         cost = _Cost(work.moment.seconds, _REDIS * (time.thread_time() - worked), time.monotonic() - began)
-        # A mean of the last ones: what a segment's end adds is written once, and no reason to pause for seconds.
-        mean = (
-            cost if self._cost is None else _Cost(*(old + _NEWEST * (new - old) for old, new in zip(self._cost, cost, strict=True)))
-        )
-        self._cost = mean
-        self.interval = max(self._least, mean.taking / TAKING_SHARE, mean.working / self._cores, mean.writing)
+        self._costs.append(cost)
+        taking, working, writing = map(statistics.median, zip(*self._costs, strict=True))
+        self.interval = max(self._least, taking / TAKING_SHARE, working / self._cores, writing)

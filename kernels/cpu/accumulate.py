@@ -33,10 +33,10 @@ from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from torch import Tensor
 
+from kernels.cpu.compiled import compiled
 from kernels.cpu.native import add_to_cell, prefetch
 from kernels.cpu.threads import run_split, threads_for
 from kernels.csr import Csr
@@ -76,7 +76,7 @@ class Cells(NamedTuple):
         return cls(counts.numpy().reshape(height, 2 * width), 2, 0, both, 2)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def turn(
     offsets: np.ndarray,
     features: np.ndarray,
@@ -116,7 +116,7 @@ def turn(
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def pack(
     features: np.ndarray, values: np.ndarray, thresholds: np.ndarray | None, width: int, indices: np.ndarray, packed: np.ndarray
 ) -> bool:
@@ -135,7 +135,7 @@ def pack(
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def add_rows(
     first: int,
     last: int,
@@ -206,7 +206,7 @@ def add_rows(
         buffer[:] = 0
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def prefetch_cells(
     token: int,
     offsets: np.ndarray,
@@ -225,7 +225,7 @@ def prefetch_cells(
             prefetch(row_counts, count_step * feature)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def prefetch_entries(column: np.uint64, end: np.uint64, columns: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> None:
     """The packed downstream entries of the token in that column, if the row still has it."""
     if column < end:

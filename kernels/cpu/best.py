@@ -16,13 +16,13 @@ logarithm's last one); a test holds them to that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from kernels.cpu.bounds import ALPHA, lower_bound, lower_bound_exceeds, pearson_effective, pearson_lower_bound
+from kernels.cpu.compiled import compiled
 from kernels.host_checks import check_cells, check_features, check_ranking
 
 RANKED = (
@@ -161,8 +161,7 @@ class _Kept(NamedTuple):
         return cls(np.full(shape, -1, np.int64), np.full(shape, -np.inf), np.full((size, measures), -np.inf))
 
 
-# numba's decorator is untyped; `cache` keeps the compiled code beside the source, 2 s at the first start otherwise.
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True, error_model="numpy"))
+_compile = compiled(error_model="numpy")
 
 
 @_compile

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
-import numba
 import numpy as np
 
 from kernels.cpu.accumulate import HALF_B, HALF_BITS, MOST_TOKENS, ONE, TWO, prefetch_entries
 from kernels.cpu.accumulate import TOKENS_AHEAD as AHEAD
+from kernels.cpu.compiled import compiled
 from kernels.cpu.native import add_to_cell, trailing_zeros
 
 SHARDS = 32
@@ -18,8 +15,8 @@ _TOP, _LIVE, _OWED = range(3)  # of a shard: where its free end begins, slots in
 _BINS = 256
 _SIX, _LOW_SIX = np.uint64(6), np.uint64(63)
 
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
-_inline = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True, inline="always"))
+_compile = compiled()
+_inline = compiled(inline="always")
 
 
 @_compile

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
-import numba
 import numpy as np
 
 from kernels.cpu.bounded_counting import SHARDS
+from kernels.cpu.compiled import compiled
 
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
-_inline = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True, inline="always"))
+_compile = compiled()
+_inline = compiled(inline="always")
 
 
 @_inline

@@ -15,16 +15,13 @@ code. Tables are ranked on the host, so there is no GPU form.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, cast
 
-import numba
 import numpy as np
 
+from kernels.cpu.compiled import compiled
 from kernels.host_checks import check_correlations, check_trials
 
-# numba's decorator is untyped; `cache` keeps the compiled code beside the source.
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
+_compile = compiled()
 
 ALPHA = 0.05  # the level of the bounds that lists are ranked by
 

@@ -13,11 +13,11 @@ compress-store of every 16 lanes 3.9 with AVX-512, 32 without.
 from functools import partial
 from itertools import pairwise
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.cpu.compiled import compiled
 from kernels.cpu.native import BLOCK, active_mask, trailing_zeros
 from kernels.cpu.threads import run_split, threads_for
 from kernels.csr import Csr
@@ -27,7 +27,7 @@ FIRST_GUESS = 128  # active features a token to allocate for; twice what GPT-2's
 LEAST_PER_THREAD = 1 << 20  # entries: 0.1 ms of scanning, well above the 20 µs that a second thread costs
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@compiled(boundscheck=False)
 def scan(dense: np.ndarray, features: np.ndarray, values: np.ndarray, offsets: np.ndarray, first: int, filled: int) -> int:
     """Scans tokens from `first` on and appends what is active after `filled`.
 

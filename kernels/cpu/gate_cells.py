@@ -18,11 +18,11 @@ Children are independent: threads take ranges of them, and nothing depends on ho
 from functools import partial
 from itertools import pairwise
 
-import numba
 import numpy as np
 from torch import Tensor
 
 from kernels.cpu.accumulate import check_offsets
+from kernels.cpu.compiled import compiled
 from kernels.cpu.native import ones, trailing_zeros
 from kernels.cpu.threads import run_split, threads_for
 from kernels.csr import Csr
@@ -36,7 +36,7 @@ LEAST_PER_THREAD = 100_000  # words of slots
 ZERO, ONE, WORD_BITS, LAST_BIT = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def number_rows(parents: np.ndarray, row_of: np.ndarray, rows: np.ndarray) -> int:
     """Gives every candidate parent a row, in the order of their first child, and returns how many have one.
 
@@ -60,7 +60,7 @@ def number_rows(parents: np.ndarray, row_of: np.ndarray, rows: np.ndarray) -> in
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def mark(
     first: int,
     last: int,
@@ -90,7 +90,7 @@ def mark(
             counts[np.uint64(own)] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def add_children(first: int, last: int, rows: np.ndarray, bits: np.ndarray, counts: np.ndarray, cells: np.ndarray) -> None:
     """Adds the chunk (bits uint64 [R, W], counts int64 [R]) to cells [Dd, 2^(m+1)] of children first … last - 1."""
     words, slots = bits.shape[1], rows.shape[1]
@@ -163,7 +163,7 @@ def add_children(first: int, last: int, rows: np.ndarray, bits: np.ndarray, coun
             cells[child, ONE << shifts[at]] += alone[at]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def count_dense(dense: int, chosen: np.ndarray, bits: np.ndarray, sparse: np.ndarray, sets: np.ndarray, exact: np.ndarray) -> None:
     """exact[S] for every set S of at least two dense slots: tokens on which these are active and no other slot."""
     words = bits.shape[1]

@@ -6,10 +6,10 @@ tokens of a parent, with and without child ──▶ the features that are there
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from kernels.cpu.best import insert
+from kernels.cpu.compiled import compiled
 from kernels.cpu.gates import BlockMasks
 from kernels.cpu.moments import Runs
 from kernels.cpu.native import ones
@@ -24,7 +24,7 @@ def mask_jaccard(masks: BlockMasks, first: np.ndarray, second: np.ndarray) -> np
     return _jaccard(*masks, np.asarray(first, np.int64), np.asarray(second, np.int64))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _jaccard(starts, blocks, masks, first, second):
     found = np.zeros(len(first))
     for pair in range(len(first)):
@@ -81,7 +81,7 @@ def silencers(
     return _silencers(order, *entries, limits, tuple(up), tuple(down), parents, children, least, most)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _silencers(order, offsets, features, values, limits, up, down, parents, children, least, most):
     found, scores = np.full((len(children), most), -1, np.int64), np.full((len(children), most), -np.inf)
     active = np.zeros(len(order), np.bool_)

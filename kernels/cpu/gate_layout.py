@@ -6,9 +6,9 @@ BlockMasks of a layer ──▶ a bit per block and feature, and where each word
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from kernels.cpu.compiled import compiled
 from kernels.cpu.native import ones, trailing_zeros
 
 ZERO, ONE, WORD_BITS, LAST_BIT = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
@@ -61,7 +61,7 @@ def lay_out(
     return layout
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _lay_out(
     starts,
     blocks,

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from kernels.cpu.best import insert
+from kernels.cpu.compiled import compiled
 from kernels.host_checks import check_pair_rows
 
 LANES = 64
@@ -113,20 +113,20 @@ class CandidateLists:
         return Ranked(*self._found)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _wilson_lower(s, n):
     n = max(n, 1e-100)
     p, z2 = s / n, _Z * _Z
     return max((p + z2 / (2 * n) - _Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n), 0.0)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _keep(found, scores, which, place, up, score):
     if score > scores[which, place, -1]:
         insert(found[which, place], scores[which, place], up, score)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _any_far(row, down, rate, start, end, limit):
     """Whether a cell may be further from independence than its standard errors, were the design effect 1. Vector code."""
     far = np.uint64(0)
@@ -137,7 +137,7 @@ def _any_far(row, down, rate, start, end, limit):
     return far != 0
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _offer(first, counts, up, down, place, lanes, n, effects, least, found, scores):
     width = np.uint64(counts.shape[1] // 2)
     limit = least * least * (1.0 - 1e-9)  # the quick look rounds otherwise
@@ -160,7 +160,7 @@ def _offer(first, counts, up, down, place, lanes, n, effects, least, found, scor
                 _score(i, child, n_i, down[j], n_ij, n, effects, least, found, scores)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _score(i, child, n_i, n_j, n_ij, n, effects, least, found, scores):
     """Offer a cell to the lists of its child."""
     expected = n_i * n_j / n
@@ -185,7 +185,7 @@ def _score(i, child, n_i, n_j, n_ij, n, effects, least, found, scores):
         _keep(found, scores, _INHIBITION, child, i, -z)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _offer_cells(up_of, down_of, joint, errors, up, down, place, n, effects, least, found, scores):
     for cell in range(len(joint)):
         i, j = np.int64(up_of[cell]), np.int64(down_of[cell])

@@ -14,9 +14,9 @@ subtracting is exact. The logarithm of a bet's factor is taken when their produc
 less than one each.
 """
 
-import numba
 import numpy as np
 
+from kernels.cpu.compiled import compiled
 from kernels.cpu.gate_layout import Layout
 from kernels.cpu.native import ones, trailing_zeros
 
@@ -28,7 +28,7 @@ HUGE = 1e200
 
 
 # No branches in these three: which slots are active changes from block to block, and a wrong guess costs as much as two divisions.
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _find(bits, first, payload, row, word, below):
     """What the feature has at bit `below` + 1 of a word: 0 if it is not set, read from somewhere all the same."""
     here = bits[row, word]
@@ -37,7 +37,7 @@ def _find(bits, first, payload, row, word, below):
     return found if here & (below + ONE) != ZERO else ZERO
 
 
-@numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
+@compiled(inline="always", error_model="numpy")
 def _part(n, r, k, joint, sign):
     """s and c of one stratum: exactly 0 both where it is empty, or x or y is the same on all its tokens."""
     expected = np.float64(r * k) / np.float64(max(n, 1))
@@ -46,7 +46,7 @@ def _part(n, r, k, joint, sign):
     return expected - joint, min(r, k) - expected
 
 
-@numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
+@compiled(inline="always", error_model="numpy")
 def _bet(test, score, loss, prior_sum, prior_squares, bets):
     """bets float64 [3, 4]: Σs, Σs² and the product of factors since the last logarithm was taken; true when that is due."""
     bet, most = (prior_sum + bets[0, test]) / (prior_squares + bets[1, test]), MOST_BET / loss  # +inf where nothing can be lost
@@ -58,14 +58,14 @@ def _bet(test, score, loss, prior_sum, prior_squares, bets):
     return not 1.0 / HUGE < bets[2, test] < HUGE
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _log(bets, log_e):
     for test in range(4):
         log_e[test] += np.log(bets[2, test])
         bets[2, test] = 1.0
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _holds(kind, a, b, c):
     """The tokens of a block at which the gate holds."""
     if kind == AND:
@@ -77,7 +77,7 @@ def _holds(kind, a, b, c):
     return (a & b) | (a & c) | (b & c)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _several(bits, other_bits, a, b, c, y, best, word):
     """The blocks or clusters of a word in which two of the slots are active, and those in which any is; c and best may be −1."""
     once = bits[a, word]
@@ -96,7 +96,7 @@ def _several(bits, other_bits, a, b, c, y, best, word):
     return twice | (once & here), once | here
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _score(up, down, kinds, slots, block_tokens, block_cluster, halves, special, totals, carried, prior_sum, prior_squares):
     bits, first, masks, cluster_bits, cluster_first, numbers, active, own = up
     y_bits, y_first, y_masks, y_cluster_bits, y_cluster_first, y_numbers, y_active, y_own = down
@@ -279,7 +279,7 @@ def _score(up, down, kinds, slots, block_tokens, block_cluster, halves, special,
         _add_cells(three, slots[gate], active, y_active, joint, cells[gate])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _add_alone(kind, slots, best_slot, alone_decides, own, y_own, in_several, sums, squares, documents, deciding, gate):
     """The clusters in which just one slot is active: a sum of x is 0 or the slot's own number of tokens."""
     for slot in range(5):
@@ -305,7 +305,7 @@ def _add_alone(kind, slots, best_slot, alone_decides, own, y_own, in_several, su
             deciding[gate] += clusters
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _add_cells(three, slots, active, y_active, joint, cells):
     """From "at least these slots" to "just these"."""
     joint[1], joint[2], joint[8] = active[slots[P0]], active[slots[P1]], y_active[slots[Y]]

@@ -10,9 +10,9 @@ the same bits.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from kernels.cpu.compiled import compiled
 from kernels.cpu.gate_layout import lay_out
 from kernels.cpu.gate_scores import score
 from kernels.cpu.moments import Runs
@@ -139,7 +139,7 @@ def block_masks(runs: Runs, blocks: Blocks) -> BlockMasks:
     return BlockMasks(starts, found[:count].copy(), masks[:count].copy())
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _block_masks(entries, tokens, values, block_of, bit_of, starts, blocks, masks):
     run = -1
     for feature in range(len(entries) - 1):

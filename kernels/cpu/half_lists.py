@@ -8,13 +8,10 @@ on the way: three to four times as slow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
-import numba
 import numpy as np
 
 from kernels.cpu.best import insert
+from kernels.cpu.compiled import compiled
 
 
 def half_lists(counts: np.ndarray, up: np.ndarray, down: np.ndarray, k: int, support: int, half_support: int) -> np.ndarray:
@@ -44,8 +41,7 @@ def half_lists(counts: np.ndarray, up: np.ndarray, down: np.ndarray, k: int, sup
     return lists
 
 
-# numba's decorator is untyped; `cache` keeps the compiled code beside the source.
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
+_compile = compiled()
 
 
 @_compile

@@ -17,19 +17,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from kernels.cpu.best import EFFECT_BINS, RANKED, Features, effect_bin, information, information_below
 from kernels.cpu.bounds import ALPHA, PEARSON_LEAST_EFFECT, log_half, pearson_half_width, pearson_shifted
+from kernels.cpu.compiled import compiled
 from kernels.cpu.separators import count_from, part, part_by_bound
 from kernels.host_checks import check_features, check_ranking, check_table
 
-# numba's decorator is untyped; `cache` keeps the compiled code beside the source.
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True, error_model="numpy"))
+_compile = compiled(error_model="numpy")
 
 _JACCARD, _SUFFICIENCY, _NECESSITY, _PHI, _INFORMATION, _PEARSON, _COSINE, _DECODER = range(8)
 _SMALL = 1 << 12  # joint counts below are most of all, and 64 kB hold what bounds need of each

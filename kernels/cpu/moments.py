@@ -12,8 +12,9 @@ Everything is summed in the order of the tokens in float64: the same segment and
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from kernels.cpu.compiled import compiled
 
 ONE = np.uint64(1)
 T, UP, DOWN, JOINT, A, B, AA, BB, AB = range(9)  # the sums of a pair over a cluster, in order
@@ -58,7 +59,7 @@ class Runs(NamedTuple):
         return sums
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _count(order, offsets, features, starts):
     """Entries of each feature, as running sums; False when a feature is out of range."""
     width = np.uint64(len(starts) - 1)
@@ -73,7 +74,7 @@ def _count(order, offsets, features, starts):
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _scatter(order, offsets, features, values, thresholds, starts, tokens, moved):
     """Entries by feature. Runs are cut afterwards, in one go through them: a cut in here costs twice as much as both."""
     filled = starts[:-1].copy()
@@ -88,7 +89,7 @@ def _scatter(order, offsets, features, values, thresholds, starts, tokens, moved
             tokens[slot], moved[slot] = at, value
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _cut(cluster_of, starts, tokens, moved, run_starts, clusters, firsts, sums):
     """The runs of each feature, and their sums; how many there are."""
     run = np.uint64(0)
@@ -159,7 +160,7 @@ class FeatureTotals(NamedTuple):
     """int64 [D, 2]: clusters with n > 0, and clusters in which the feature fires at all."""
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _totals(starts, clusters, sums, lengths, special, total, with_tokens, squares, documents):
     for feature in range(len(starts) - 1):
         for run in range(starts[feature], starts[feature + 1]):
@@ -202,7 +203,7 @@ class _Sides(NamedTuple):
     """Σ T²."""
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _add_pairs(up_runs, down_runs, pair_up, pair_down, tokens, sides, sums, squares, documents, parts):
     """Of the two features of a pair the values of the one with more entries are laid out by token, and the entries of the other are
     gone through: the leaders of rare features are often frequent ones, and going through those took three times as many."""
@@ -220,7 +221,7 @@ def _add_pairs(up_runs, down_runs, pair_up, pair_down, tokens, sides, sums, squa
     _walk(by_down, down_runs, pair_down, up_runs, pair_up, True, tokens, sides, out)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _walk(pairs, laid_runs, pair_laid, walked_runs, pair_walked, swapped, tokens, sides, out):
     """The pairs, sorted by the feature that is laid out; swapped: that is the downstream one."""
     up_totals, down_totals, lengths, special, length, length_squared = sides
@@ -309,7 +310,7 @@ def _walk(pairs, laid_runs, pair_laid, walked_runs, pair_walked, swapped, tokens
         documents[pair, 3] += of_up[1] + of_down[1] - both[1]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fold(totals, feature, side, sums, squares):
     """Add what one of the features says alone."""
     for x in range(3):

@@ -1,7 +1,6 @@
 """What compiled code needs and numba has no word for: one machine operation each, written as the LLVM it stands for.
 
 Each is called from compiled functions only; arrays are one-dimensional and contiguous, and nothing checks an index.
-numba's cache does not see a change here: touch the kernels that use it.
 """
 
 from collections.abc import Callable

@@ -7,12 +7,9 @@ A group costs the tokens on which its features fire, once for the parent and twi
 stay 0 and are never looked at.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
-
-import numba
 import numpy as np
 
+from kernels.cpu.compiled import compiled
 from kernels.cpu.moments import Runs
 
 SIBLINGS = 8
@@ -24,8 +21,7 @@ PARENT = 1 << SIBLINGS
 
 ONE = np.uint64(1)
 
-# numba's decorator is untyped; `cache` keeps the compiled code beside the source.
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
+_compile = compiled()
 
 
 @_compile

@@ -7,13 +7,12 @@ logarithm.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from kernels.cpu.best import information, ratio, spread
+from kernels.cpu.compiled import compiled
 
 SIMILARITIES = (
     "jaccard",
@@ -29,8 +28,7 @@ SIMILARITIES = (
 
 _JACCARD, _SUFFICIENCY, _NECESSITY, _PHI, _LIFT, _INFORMATION, _PEARSON, _COSINE = range(8)
 
-# numba's decorator is untyped; `cache` keeps the compiled code beside the source.
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True, error_model="numpy"))
+_compile = compiled(error_model="numpy")
 
 
 def similarities(counts: np.ndarray, measures: Sequence[str]) -> np.ndarray:

@@ -13,12 +13,9 @@ Lists are on the host: what reaches them from a GPU is the few entries that pass
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
-import numba
 import numpy as np
 
+from kernels.cpu.compiled import compiled
 from kernels.host_checks import check_entries, check_lists
 
 
@@ -79,8 +76,7 @@ class StrongestLists:
         return self.values, self.positions, self.documents, self.bar
 
 
-# numba's decorator is untyped; `cache` keeps the compiled code beside the source, 1 s at the first start otherwise.
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
+_compile = compiled()
 
 
 @_compile

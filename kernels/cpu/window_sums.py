@@ -9,11 +9,12 @@ squared, added, and set to zero again. So each entry costs the same however many
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
-import numba
 import numpy as np
+
+from kernels.cpu.compiled import compiled
 
 WINDOW_SUMS = ("written", "error", "stream", "error_squared", "error_error", "error_written", "written_written")
 """Columns of `sums`: Σw, Σe, Σx, Σe² over entries; ΣE², ΣEW, ΣW² over windows, with E = Σe and W = Σw of the window."""
@@ -64,8 +65,7 @@ def add_window_sums(
     _add(windows, chance, tokens, features, written, error, stream, counts, sums, chance_sums)
 
 
-# numba's decorator is untyped; `cache` keeps the compiled code beside the source.
-_compile = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba.njit(nogil=True, cache=True))
+_compile = compiled()
 
 
 @_compile
