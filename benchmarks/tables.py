@@ -123,8 +123,7 @@ def of_api(one: Row) -> Line:
 
 
 def of_visible(one: Row) -> Line:
-    load = one["variant"].removeprefix("visible: ")
-    what = f"from counted to visible, demo, {load if one['sizes']['connections'] == 0 else f'beside requests for {load}'}"
+    what = f"from counted to visible, demo, {one['variant'].removeprefix('visible: ')}"
     return what, f"p50 {one['seconds']['p50']:.2f} s, p99 {one['p99']:.2f} s", "", "", goal(one)
 
 
@@ -183,8 +182,7 @@ LINES: Mapping[tuple[str, str | None], Callable[[Row], Line]] = {
     ("api", "answers of 50 features"): of_api,
     ("api", "neighbours of all features"): of_api,
     ("api", "visible: no load"): of_visible,
-    ("api", "visible: neighbours of 50 features"): of_visible,
-    ("api", "visible: neighbours of all features"): of_visible,
+    ("api", "visible: under load"): of_visible,
     ("gpu_accumulate", "rows"): of_gpu,
     ("gpu_end_to_end", None): of_gpu_run,
 }

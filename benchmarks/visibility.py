@@ -1,23 +1,32 @@
-"""`python -m benchmarks.visibility PORT SECONDS`: how long it takes until a counted micro-batch is in a published snapshot, seen
-from outside, as JSON.
+"""`python -m benchmarks.visibility DATA_DIR PORT SECONDS`: how long until a counted micro-batch is in a snapshot, seen from
+outside, as JSON.
 
-1. A thread asks for a pair of features again and again, which is answered from the running tables: N in the answer is what is
-   counted, and was not at the question before. From the sending of that one on it may have been, so latencies are too long by up to
-   the time between two questions.
-2. Another one listens to the event stream: N of each snapshot, when it came.
+1. The engine is asked for a pair of features again and again, past the API, and answers from its running tables: N in the answer is
+   what is counted, and was not at the question before. From the sending of that one on it may have been, so latencies are too long
+   by up to the time between two questions.
+2. A thread listens to the API's event stream: N of each snapshot, when it came.
 """
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import itertools
 import json
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
-PAUSE_SECONDS = 0.02  # between two questions: each takes the server 3 ms
+from engine.settings import Settings
+from engine.views.connection import connect_async
+from engine.views.keys import Keys
+from engine.views.redis_server import SOCKET_NAME
+from engine.views.requests import SimilarityRequest, ask
+
+PAUSE_SECONDS = 0.01  # between two questions
 
 
 class Visible(NamedTuple):
@@ -34,13 +43,13 @@ class Visible(NamedTuple):
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def watch(port: int, seconds: float) -> Visible:
-    """Watch a server that counts, for so long."""
+def watch(data_dir: Path, port: int, seconds: float) -> Visible:
+    """Watch a server with a Redis of its own that counts, for so long."""
     ends = time.perf_counter() + seconds
     snapshots: list[tuple[float, int]] = []
     listening = threading.Thread(target=_listen, args=(port, ends, snapshots), daemon=True)
     listening.start()
-    counted = _ask(port, ends)
+    counted = asyncio.run(_ask(data_dir, ends))
     listening.join(timeout=30.0)
     latencies = []
     for began, tokens in counted[1:]:  # when the first was counted is not known
@@ -55,23 +64,18 @@ def watch(port: int, seconds: float) -> Visible:
     return Visible(latencies, between, rate)
 
 
-def _ask(port: int, ends: float) -> list[tuple[float, int]]:
+async def _ask(data_dir: Path, ends: float) -> list[tuple[float, int]]:
     """(from when on it may have been counted, N) of every N that was seen."""
-    connection = http.client.HTTPConnection("127.0.0.1", port)
+    keys = Keys(Settings().redis_prefix)
     counted: list[tuple[float, int]] = []
-    before = time.perf_counter()
-    while (sent := time.perf_counter()) < ends:
-        connection.request("GET", "/v1/similarity?up=0:0&down=1:0")
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"a live question was answered {answer.status}: {body[:200]!r}")
-        tokens = json.loads(body)["tokens"]
-        if not counted or tokens > counted[-1][1]:
-            counted.append((before, tokens))
-        before = sent
-        time.sleep(PAUSE_SECONDS)
-    connection.close()
+    async with connect_async(f"unix://{quote(str(data_dir / 'redis' / SOCKET_NAME))}") as client:
+        before = time.perf_counter()
+        while (sent := time.perf_counter()) < ends:
+            answer = await ask(client, keys, SimilarityRequest((0, 0), (1, 0)))
+            if not counted or answer.tokens > counted[-1][1]:
+                counted.append((before, answer.tokens))
+            before = sent
+            await asyncio.sleep(PAUSE_SECONDS)
     return counted
 
 
@@ -92,4 +96,4 @@ def _listen(port: int, ends: float, snapshots: list[tuple[float, int]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(watch(int(sys.argv[1]), float(sys.argv[2]))._asdict()))
+    sys.stdout.write(json.dumps(watch(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))._asdict()))

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         default=None, description="what features are about: JSON lines of feature and text, or a Neuronpedia export"
     )
     watched_pairs: int = Field(default=100_000, ge=0, description="pairs whose intervals are kept, over all layer pairs")
-    publish_interval: float = Field(default=0.5, gt=0, description="seconds between snapshots, at least")
+    publish_interval: float = Field(default=0.3, gt=0, description="seconds between snapshots, at least")
 
     # how text is cut
     segment_tokens: int = Field(default=65_536, ge=128)
