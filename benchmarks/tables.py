@@ -175,6 +175,7 @@ LINES: Mapping[tuple[str, str | None], Callable[[Row], Line]] = {
     ("share", "compact of 12 layers + accumulate of 11 pairs"): of_share,
     ("gates", "count_gate_cells"): of_gates,
     ("ranking", "by Jaccard"): of_ranking,
+    ("ranking", "cells taken"): of_ranking,
     ("ranking", "published lists"): of_ranking,
     ("publish", "everything"): of_publish,
     ("publish", "after 512 tokens"): of_publish,

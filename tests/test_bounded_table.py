@@ -14,8 +14,9 @@ from engine.counts.pairs import PairTable
 from engine.counts.shape import RowSlots, RunShape
 from engine.counts.state import State, bytes_needed
 from engine.errors import DamagedFile, DoesNotFit
+from engine.views.effects import PairEffects
 from engine.views.halves import compare_halves
-from engine.views.ranking import BOUNDS, RANKED, Side, best_cells, rank_pair
+from engine.views.ranking import BOUNDS, RANKED, Bounded, Side, best_cells, rank_bounded, rank_pair, take_cells
 from kernels import CandidateLists
 
 SIZES = (60, 50)
@@ -90,6 +91,31 @@ def test_every_reader_is_told_the_truth(room: RowSlots) -> None:
         assert not np.shares_memory(table.unlisted(downstream), rows.bounds)
     dense_rows = table.rows_by_half(1, 7, 4)
     assert dense_rows.shape == (4, SIZES[1], 2) and (dense_rows <= dense.rows_by_half(1, 7, 4)).all()
+
+
+@pytest.mark.parametrize("places", [60, 8], ids=["with-room-for-all", "pruned"])
+@pytest.mark.parametrize("known", [False, True], ids=["neither-cosines-nor-effects", "cosines-and-effects"])
+def test_a_table_that_is_taken_apart_and_one_that_is_ranked_where_it_stands_have_the_same_lists(places: int, known: bool) -> None:
+    _, table = tables(places, places)
+    assert table.exact == (places == 60)
+    state = State.of_shape(RunShape.of(SIZES))
+    for document in stream():
+        state.add(batch([document], SIZES))
+    up, down = (Side.of(part) for part in state.marginals)
+    cosines = np.random.default_rng(1).normal(size=SIZES).astype(np.float32) if known else None
+    rates = [np.full(size, 3.0, np.float32) for size in SIZES]
+    effects = PairEffects(np.ones_like, np.linspace(1, 9, 32), *rates) if known else None
+    more: dict = {"k": 3, "cosines": cosines, "effects": effects}
+    taken = take_cells(table, 2, 1 << 20, cosines)
+    assert isinstance(taken, Bounded)
+    whole = rank_pair(table, up, down, state.tokens, min_support=2, **more)
+    for one, other in zip(whole, rank_bounded(taken, up, down, state.tokens, **more), strict=True):
+        assert len(one.cells.joint)
+        np.testing.assert_array_equal(one.offsets, other.offsets)
+        np.testing.assert_array_equal(one.unlisted, other.unlisted)
+        for column, same in zip(one.cells, other.cells, strict=True):
+            np.testing.assert_array_equal(column, same)
+    assert take_cells(table, 2, 1_000, cosines) is None
 
 
 def test_with_room_for_all_every_view_is_that_of_the_dense_table() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 from test_views_publisher import Readers, assert_uniform, read_all
-from views_rig import DICTIONARIES, Rig, counted, dense_activations, private_redis, publish, status, uniform
+from views_rig import DICTIONARIES, PAIRS, Rig, counted, dense_activations, private_redis, publish, status, uniform
 
 from engine.counts.state import State
 from engine.errors import NotReady
@@ -18,8 +19,10 @@ from engine.views import publisher as publishing
 from engine.views.connection import connect
 from engine.views.publisher import Publisher, Told
 from engine.views.publishing import TAKING_SHARE, Publishing
+from engine.views.ranking import Ranking
 from engine.views.records import ConvergenceRecord, UploadRecord
 from engine.views.redis_server import PrivateRedis
+from kernels import Supported
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +204,35 @@ def test_a_moment_that_holds_changes_only_is_not_written_where_all_must_be(rig: 
     hand_over(thread, state)
     thread.finish()
     assert read_all(rig)[0].tokens == 100
+
+
+def test_what_was_taken_is_let_go_once_it_is_written(rig: Rig, thread: Publishing) -> None:
+    state = counted(dense_activations(100))
+    moment = thread.publisher.take(state)
+    taken = [weakref.ref(table.column) for table in moment.tables.values() if isinstance(table, Supported)]
+    taken += [weakref.ref(rows) for rows in moment.strengths]
+    assert len(taken) == len(PAIRS) + len(DICTIONARIES)
+    thread.put(moment, told(state))
+    del moment
+    thread.finish()
+    until_due(thread)
+    thread.beat(told(state))  # the thread has something else in its hands
+    thread.finish()
+    assert [one() for one in taken] == [None] * len(taken)
+
+
+def test_without_room_for_a_copy_tables_are_ranked_where_they_stand_and_the_snapshot_is_the_same(rig: Rig) -> None:
+    state = counted(dense_activations(100))
+    assert publish(rig.publisher(epoch=1), state).written == sum(DICTIONARIES)
+
+    def lists() -> list[tuple]:
+        return [(table.layer, table.direction, bytes(table.packed)) for record in read_all(rig)[1] for table in record.tables]
+
+    before = lists()
+    publisher = rig.publisher(epoch=2, memory_budget=1_000)
+    assert all(isinstance(table, Ranking) for table in publisher.take(state).tables.values())
+    assert publish(publisher, state).written == sum(DICTIONARIES)
+    assert lists() == before
 
 
 def test_heartbeats_tell_the_uploads_and_do_not_wait_for_a_snapshot(rig: Rig, thread: Publishing) -> None:

@@ -18,9 +18,10 @@ from engine.views.answers import NeighborsAnswer
 from engine.views.decoder import DecoderCosines
 from engine.views.effects import PairEffects
 from engine.views.live import LiveQueries
-from engine.views.ranking import Side, rank_pair, top_lists
+from engine.views.ranking import CELL_BYTES, Side, rank_cells, rank_pair, take_cells, top_lists
 from engine.views.records import INTERVAL_MEASURES, Direction
 from engine.views.requests import NeighborsRequest, SimilarityRequest
+from kernels import Supported
 
 TOKENS = 400
 
@@ -175,19 +176,37 @@ def sides(state: State, up: int, down: int) -> list[Side]:
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["neither-cosines-nor-effects", "cosines-and-effects"])
-def test_a_table_too_large_to_be_taken_apart_is_ranked_block_by_block_with_the_same_lists(
+def test_a_table_that_is_taken_apart_and_one_that_is_ranked_where_it_stands_have_the_same_lists(
     state: State, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
     effects = PairEffects(np.ones_like, np.linspace(1, 9, 32), np.full(23, 3.0, np.float32), np.full(29, np.nan, np.float32))
-    more: dict = {"cosines": cosines().dense(0, 2), "effects": effects} if known else {}
-    whole = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2, **more)
-    monkeypatch.setattr(ranking, "TAKEN_CELLS", 0)
+    table, dense = state.pairs[0, 2], cosines().dense(0, 2) if known else None
+    more: dict = {"k": 3, "effects": effects if known else None}
     monkeypatch.setattr(pairs, "_RANKED_CELLS", 29 * 4)
-    parts = rank_pair(state.pairs[0, 2], *sides(state, 0, 2), TOKENS, k=3, min_support=2, **more)
-    for one, other in zip(whole, parts, strict=True):
+    whole = rank_pair(table, *sides(state, 0, 2), TOKENS, min_support=2, cosines=dense, **more)
+    taken = take_cells(table, 2, 1 << 20, dense)
+    assert isinstance(taken, Supported)
+    row = np.repeat(np.arange(23), np.diff(taken.offsets))
+    for one, other in zip(whole, rank_cells(taken, *sides(state, 0, 2), TOKENS, by_cosine=known, **more), strict=True):
         np.testing.assert_array_equal(one.offsets, other.offsets)
-        for column, same in zip(one.cells, other.cells, strict=True):
-            np.testing.assert_array_equal(column, same)
+        columns = (row, taken.column, taken.joint, taken.joint_a, taken.product, np.zeros(len(row)), taken.cosine)
+        for column, same in zip(one.cells, columns, strict=True):
+            np.testing.assert_array_equal(column, same[other.cells])
+
+
+def test_a_table_on_a_gpu_is_taken_apart_like_one_on_the_host(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, dense = state.pairs[0, 2], cosines().dense(0, 2)
+    here = take_cells(table, 2, 1 << 20, dense)
+    monkeypatch.setattr(pairs, "_RANKED_CELLS", 29 * 4)
+    monkeypatch.setattr(ranking, "_on_host", lambda table: False)
+    there = take_cells(table, 2, 1 << 20, dense)
+    assert isinstance(here, Supported) and isinstance(there, Supported)
+    for column, same in zip(here, there, strict=True):
+        assert column.dtype == same.dtype and same.flags.c_contiguous
+        np.testing.assert_array_equal(column, same)
+    assert take_cells(table, 2, CELL_BYTES * len(here.joint) - 1, dense) is None
+    monkeypatch.undo()
+    assert take_cells(table, 2, CELL_BYTES * len(here.joint) - 1, dense) is None
 
 
 @pytest.mark.parametrize("support", [1, 10**6], ids=["every-cell", "no-cell-has-the-support"])

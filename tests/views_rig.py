@@ -127,8 +127,8 @@ class Rig:
         given = {"redis_url": server.url, "published_k": 3, "min_support": 2, "publish_interval": 0.001, **settings}
         self.settings = Settings.model_validate(given)
 
-    def publisher(self, epoch: int = 1_000, decoder: DecoderCosines | None = None) -> Publisher:
-        return Publisher(self.settings, self.description, epoch, decoder)
+    def publisher(self, epoch: int = 1_000, decoder: DecoderCosines | None = None, **settings: object) -> Publisher:
+        return Publisher(self.settings.model_copy(update=settings), self.description, epoch, decoder)
 
     def read(self, look: Callable[[Views], Awaitable[T]]) -> T:
         """Run a coroutine over the views."""

@@ -1,12 +1,13 @@
 """A state as it was at one moment: all that a publish reads of it, so that counting goes on while the rest is done.
 
-Taken while nothing counts: the marginals, and of each small pair table the cells that can be listed (`take_cells`). A table that is
-too large to be copied is ranked here and now. What changes only where a segment ends (intervals, gates, siblings) is read when one
-has ended.
+Taken while nothing counts: the marginals, and of each pair table the cells that can be listed (`take_cells`). A table that has more
+of them than there is memory for is ranked here and now. What changes only where a segment ends (intervals, gates, siblings) is read
+when one has ended.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.counts.memory import available_bytes
 from engine.views.blocks import STRENGTHS
 from engine.views.gate_records import GateRecords
 from engine.views.hidden import HiddenRecords
 from engine.views.intervals import PairIntervals
 from engine.views.keys import Keys
-from engine.views.ranking import Ranking, Side, rank_pair, take_cells
+from engine.views.ranking import Bounded, Ranking, Side, rank_pair, take_cells
 from engine.views.sibling_record import pack_siblings
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from engine.views.effects import Effects, PairEffects
     from kernels import Supported
 
-_THREADS = 2  # numpy and numba let go of the interpreter's lock
+_TAKEN_SHARE = 0.25  # of the memory that is free, and of the budget: one moment may wait while another one is written and ranked
+_THREADS = min(8, len(os.sched_getaffinity(0)))  # numpy and numba let go of the interpreter's lock, and nothing else goes on
 
 Pair = tuple[int, int]
 
@@ -69,7 +72,7 @@ class Moment:
     strengths: tuple[np.ndarray, ...]
     positions: tuple[np.ndarray, ...]
     thresholds: tuple[np.ndarray, ...]
-    tables: dict[Pair, Supported | Ranking]
+    tables: dict[Pair, Supported | Bounded | Ranking]
     effects: dict[Pair, PairEffects]
     rates: tuple[np.ndarray, ...]
     by_bound: bool
@@ -84,12 +87,14 @@ class Moments:
         last: tokens and revision of the last one; None before the first.
     """
 
-    def __init__(self, keys: Keys, cosines: DecoderCosines, effects: Effects, k: int, min_support: int) -> None:
+    def __init__(
+        self, keys: Keys, cosines: DecoderCosines, effects: Effects, k: int, min_support: int, budget: int | None = None
+    ) -> None:
         """Keys of the run; decoder cosines and design effects, kept up to date by the loop; how many neighbours are listed by each
-        measure, and the smallest joint count of one."""
+        measure, and the smallest joint count of one; the memory budget in bytes."""
         self._cosines = cosines
         self._effects = effects
-        self._k, self._min_support = k, min_support
+        self._k, self._min_support, self._budget = k, min_support, budget
         self._hidden = HiddenRecords(keys)
         self._gates = GateRecords(keys, effects)
         self._keys = keys
@@ -115,9 +120,11 @@ class Moments:
         of_pairs = {pair: effects.of_pair(pair) for pair in state.pairs}
         by_bound = bool(effects.revision)
 
-        def take(pair: Pair) -> Supported | Ranking:
+        room = self._room() // max(1, len(state.pairs))
+
+        def take(pair: Pair) -> Supported | Bounded | Ranking:
             table, dense = state.pairs[pair], self._cosines.dense(*pair)
-            cells = take_cells(table, self._min_support, dense)
+            cells = take_cells(table, self._min_support, room, dense)
             if cells is not None:
                 return cells
             up, down = (sides[layer] for layer in pair)
@@ -150,6 +157,11 @@ class Moments:
             hidden=hidden,
             ends=ends,
         )
+
+    def _room(self) -> int:
+        """Bytes that the cells of all tables may take."""
+        there = available_bytes()
+        return int(_TAKEN_SHARE * (there if self._budget is None else min(there, self._budget)))
 
     def _ends(self, state: State, whole: bool) -> Ends:
         siblings = [(self._keys.siblings(*pair), pack_siblings(part)) for pair, part in state.siblings.items()]

@@ -101,7 +101,7 @@ class Publisher:
         """Connects when it first publishes.
 
         Args:
-            settings: `redis_url`, `redis_prefix`, `published_k`, `min_support`, `publish_interval`.
+            settings: `redis_url`, `redis_prefix`, `published_k`, `min_support`, `publish_interval`, `memory_budget`.
             description: of the run.
             epoch: milliseconds since 1970 at which this engine started; raised when Redis knows a later one (a clock set back).
             cosines: of the decoder directions; None in a run without a model.
@@ -124,7 +124,7 @@ class Publisher:
         self._k = settings.published_k
         self._cosines = cosines
         effects = effects or Effects(description.dictionaries)
-        self._moments = Moments(self.keys, cosines, effects, settings.published_k, settings.min_support)
+        self._moments = Moments(self.keys, cosines, effects, settings.published_k, settings.min_support, settings.memory_budget)
         self._separators: dict[Pair, Separators] = {}
         self._published: Sweep | None = None  # what Redis holds; None: publish everything
         self._version: str | None = None
@@ -224,17 +224,19 @@ class Publisher:
         for up, down in moment.tables:
             if (up, down) not in self._separators:
                 self._separators[up, down] = Separators.none(*(len(moment.sides[layer].count) for layer in (up, down)))
-        sweep = Sweep.of(moment, self._cosines, self._separators, self._k)
-        swept = time.perf_counter()
         status = told.status
 
         def beat() -> None:
             nonlocal status
+            if self.abandon.is_set():
+                raise Abandoned
             if (newest := newer()) is not None:
                 status = newest
                 names = [keys.marker, keys.status, keys.convergence, keys.uploads]
                 self._require(self._beat(keys=names, args=[str(self._epoch), msgspec.msgpack.encode(status), b""]))
 
+        sweep = Sweep.of(moment, self._cosines, self._separators, self._k, beat)
+        swept = time.perf_counter()
         written, size = self._write_records(self._changed_records(sweep), version, beat)
         status = newer() or status
         wrote = time.perf_counter()
@@ -296,8 +298,6 @@ class Publisher:
         return told, written
 
     def _write_chunk(self, keys: list[str], values: list[bytes]) -> int:
-        if self.abandon.is_set():
-            raise Abandoned
         self._require(self._write(keys=[self.keys.marker, self.keys.snapshot, *keys], args=[str(self._epoch), *values]))
         return sum(map(len, values))
 

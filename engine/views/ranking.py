@@ -1,15 +1,14 @@
 """Which neighbours are published: the best by every measure, of every feature, in both directions.
 
-Cells with a joint count of at least `min_support` are the only ones that anything is computed for. Of a small dense table on the
-host they are taken out at once (`take_cells`), and ranked while it changes: `kernels.listed_cells`. Any other table must stand
-still meanwhile, and is gone through block by block:
+Cells with a joint count of at least `min_support` are the only ones that anything is computed for. They are taken out of a table
+while nothing counts into it (`take_cells`), and ranked when it has changed long since (`rank_cells`, `rank_bounded`), line by line:
+`kernels.listed_cells`. Where there is no memory for so many, the table is ranked where it stands (`rank_pair`), block by block:
 
 1. Each cell is offered, by every measure, to the running top lists of its row (neighbours downstream of i) and column (upstream of
    j): `kernels.BestCells`.
 2. At the end the union of each feature's lists over the measures, in the order of the indices.
 
-So its size does not matter to memory, and a table on a GPU sends over only what has the support. In a bounded one a cell's count
-may lack some: it is ranked by what is sure.
+In a bounded table a cell's count may lack some: it is ranked by what is sure.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.counts.joint_table import PairCells
 from engine.counts.pairs import PairTable
 from engine.views.records import INTERVAL_MEASURES
 from kernels import RANKED, BestCells, Features, Listed, Separators, Supported, TopCells, listed_cells, supported_cells
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from engine.counts.marginals import Marginals
     from engine.views.effects import PairEffects
 
-TAKEN_CELLS = 1 << 23
-"""A dense table of at most so many cells is small: 35 ms to take its cells out, and 32 bytes for each that has the support. The
-demo's have 2^20, those of GPT-2 small 2^29."""
+CELL_BYTES = 80
+"""Of a cell with the support while it is taken out of a table, at most; 40 of them are kept. Ranking takes 120 more, of one table
+after the other."""
 
 BOUNDS = tuple(f"{measure}_lower" for measure in INTERVAL_MEASURES)
 """What a ranking by lower bound is called in `kernels.RANKED`."""
@@ -80,17 +80,47 @@ class Ranking(NamedTuple):
     upstream: Lists
 
 
-def take_cells(table: JointTable, min_support: int, cosines: np.ndarray | None = None) -> Supported | None:
-    """A copy of what can be listed of a small dense table on the host; None of any other table.
+class Bounded(NamedTuple):
+    """What can be listed of a bounded table: its cells, in no order, and how often a pair that it does not hold was active, at most
+    (`JointTable.unlisted`), by upstream and by downstream feature."""
+
+    cells: PairCells
+    unlisted: tuple[np.ndarray, np.ndarray]
+
+
+def take_cells(table: JointTable, min_support: int, room: int, cosines: np.ndarray | None = None) -> Supported | Bounded | None:
+    """A copy of what can be listed of a table; None where it is larger than `room`.
 
     Args:
         table: nothing may count into it meanwhile.
         min_support: smallest joint count.
+        room: bytes.
         cosines: float32 `[Du, Dd]` decoder cosines, where they are known.
     """
-    if not isinstance(table, PairTable) or table.products.device.type != "cpu" or table.products.numel() > TAKEN_CELLS:
-        return None
-    return supported_cells(table.counts.numpy(), table.products.numpy(), min_support, cosines)
+    most = room // CELL_BYTES
+    if isinstance(table, PairTable) and _on_host(table):
+        return supported_cells(table.counts.numpy(), table.products.numpy(), min_support, cosines, most)
+    parts, size = [], 0
+    for cells in table.supported(min_support):
+        size += len(cells.up)
+        if size > most:
+            return None
+        parts.append(cells)
+    taken = PairCells(*map(np.concatenate, zip(*parts, strict=True)))
+    if isinstance(table, PairTable):
+        return _row_by_row(taken, table.size[0], cosines)
+    return Bounded(taken, (table.unlisted(downstream=True), table.unlisted(downstream=False)))
+
+
+def _on_host(table: PairTable) -> bool:
+    return table.products.device.type == "cpu"
+
+
+def _row_by_row(cells: PairCells, rows: int, cosines: np.ndarray | None) -> Supported:
+    """Cells that are in the order of their rows and columns, as what is ranked."""
+    cosine = np.full(len(cells.up), np.nan, np.float32) if cosines is None else cosines[cells.up, cells.down]
+    joint_a = np.ascontiguousarray(cells.counts[:, 0])
+    return Supported(_offsets(cells.up, rows), cells.down, cells.joint, joint_a, cells.products, cosine)
 
 
 def rank_cells(
@@ -116,6 +146,33 @@ def rank_cells(
     return listed_cells(cells, *_features(up, down, effects), tokens, _measures(by_cosine, effects), k, by_bin, separators)
 
 
+def rank_bounded(
+    taken: Bounded,
+    up: Side,
+    down: Side,
+    tokens: int,
+    *,
+    k: int,
+    cosines: np.ndarray | None = None,
+    effects: PairEffects | None = None,
+    separators: Separators | None = None,
+) -> Ranking:
+    """What `rank_pair` finds, from the cells of a bounded table that were taken; the arguments are those of `rank_cells`, and
+    decoder cosines as `rank_pair` takes them."""
+    cells = taken.cells.take(np.lexsort((taken.cells.down, taken.cells.up)))
+    rows = _row_by_row(cells, len(up.count), cosines)
+    lists = []
+    found = rank_cells(rows, up, down, tokens, k=k, by_cosine=cosines is not None, effects=effects, separators=separators)
+    for listed, unlisted in zip(found, taken.unlisted, strict=True):
+        at = listed.cells
+        i, j, joint = cells.up[at], cells.down[at], rows.joint[at]
+        error = may_be_missing(cells.errors[at], joint, up.count[i], down.count[j])
+        lists.append(
+            Lists(listed.offsets, Cells(i, j, joint, rows.joint_a[at], rows.product[at], error, rows.cosine[at]), unlisted)
+        )
+    return Ranking(*lists)
+
+
 def rank_pair(
     table: JointTable,
     up: Side,
@@ -127,7 +184,7 @@ def rank_pair(
     cosines: np.ndarray | None = None,
     effects: PairEffects | None = None,
 ) -> Ranking:
-    """The published neighbours of one layer pair, from a table of any size, anywhere.
+    """The published neighbours of one layer pair, from a table of any size, anywhere, that stands still.
 
     Args:
         table: counts and products of the pair.
@@ -142,11 +199,6 @@ def rank_pair(
         For each feature the union of the top k by each measure, and by the lower bound of each that has one, by index; fewer where
         fewer have the support.
     """
-    cells = take_cells(table, min_support, cosines)
-    if cells is not None:
-        found = rank_cells(cells, up, down, tokens, k=k, by_cosine=cosines is not None, effects=effects)
-        row = np.repeat(np.arange(len(up.count), dtype=np.int32), np.diff(cells.offsets))
-        return Ranking(*(_lists(cells, row, listed) for listed in found))
     measures = _measures(cosines is not None, effects)
     best = best_cells(table, up, down, tokens, measures, k, min_support, cosines, effects).values()
     width = len(down.count)
@@ -185,12 +237,6 @@ def best_cells(
         cosine = None if cosines is None else cosines[cells.up, cells.down]
         best.offer(cells.up, cells.down, ids, cells.joint, cells.products, cosine)
     return best.found
-
-
-def _lists(cells: Supported, row: np.ndarray, listed: Listed) -> Lists:
-    joint, cosine = cells.joint[listed.cells], cells.cosine[listed.cells]
-    taken = (row[listed.cells], cells.column[listed.cells], joint, cells.joint_a[listed.cells], cells.product[listed.cells])
-    return Lists(listed.offsets, Cells(*taken, np.zeros(len(joint), np.int64), cosine), np.zeros(len(listed.offsets) - 1, np.int64))
 
 
 def _measures(by_cosine: bool, effects: PairEffects | None) -> list[str]:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from engine.views.decoder import DecoderCosines
 from engine.views.intervals import PairIntervals
 from engine.views.keys import Keys
 from engine.views.moment import Moment, Pair
-from engine.views.ranking import Cells, Lists, Ranking, rank_cells
+from engine.views.ranking import Bounded, Cells, Lists, Ranking, rank_bounded, rank_cells
 from engine.views.records import DIRECTIONS, Direction
 from kernels import Listed, Separators, Supported
 
@@ -83,19 +83,31 @@ class Sweep:
     tables: tuple[tuple[Table, ...], ...]
 
     @classmethod
-    def of(cls, moment: Moment, cosines: DecoderCosines, separators: Mapping[Pair, Separators], k: int) -> Sweep:
-        """Rank what was taken: the best `k` by each measure. `separators`: of each layer pair, kept from the last sweep."""
+    def of(
+        cls,
+        moment: Moment,
+        cosines: DecoderCosines,
+        separators: Mapping[Pair, Separators],
+        k: int,
+        between: Callable[[], None] = lambda: None,
+    ) -> Sweep:
+        """Rank what was taken: the best `k` by each measure. `separators`: of each layer pair, kept from the last sweep; `between`
+        is called between two layer pairs, of which a large one takes seconds."""
         tables: list[list[Table]] = [[] for _ in moment.sides]
         for (up, down), taken in moment.tables.items():
+            between()
             effects = moment.effects[up, down]
-            by_cosine = cosines.dense(up, down) is not None
+            dense = cosines.dense(up, down)
+            by_cosine = dense is not None
+            sides = moment.sides[up], moment.sides[down]
+            tempered, kept = effects if moment.by_bound else None, separators[up, down]
+            if isinstance(taken, Bounded):
+                taken = rank_bounded(taken, *sides, moment.tokens, k=k, cosines=dense, effects=tempered, separators=kept)
             if isinstance(taken, Ranking):
                 lists = taken if by_cosine else Ranking(*(_with_cosines(lists, cosines, (up, down)) for lists in taken))
                 tables[up].append(Table.of(down, "downstream", lists.downstream, effects.by_bin))
                 tables[down].append(Table.of(up, "upstream", lists.upstream, effects.by_bin))
                 continue
-            sides = moment.sides[up], moment.sides[down]
-            tempered, kept = effects if moment.by_bound else None, separators[up, down]
             found = rank_cells(taken, *sides, moment.tokens, k=k, by_cosine=by_cosine, effects=tempered, separators=kept)
             for layer, other, direction, listed in zip((up, down), (down, up), DIRECTIONS, found, strict=True):
                 table = Table.of_taken(other, direction, taken, listed, effects.by_bin)

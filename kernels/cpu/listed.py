@@ -85,14 +85,17 @@ class Listed(NamedTuple):
         _fill(self.cells, columns, (fields[0], fields[1], fields[2], fields[3]))
 
 
-def supported_cells(counts: np.ndarray, products: np.ndarray, least: int, cosines: np.ndarray | None = None) -> Supported:
-    """The cells with a joint count of at least `least`.
+def supported_cells(
+    counts: np.ndarray, products: np.ndarray, least: int, cosines: np.ndarray | None = None, most: int | None = None
+) -> Supported | None:
+    """The cells with a joint count of at least `least`; None where they are more than `most`.
 
     Args:
         counts: int32 or int64 [Du, Dd, 2], joint counts by half.
         products: float64 [Du, Dd], Σab.
         least: at least 1.
         cosines: float32 [Du, Dd], decoder cosines, NaN where there is none; None where none is known.
+        most: None for any number.
 
     Raises:
         ValueError: an array of another type or shape, named.
@@ -102,6 +105,8 @@ def supported_cells(counts: np.ndarray, products: np.ndarray, least: int, cosine
     _count_supported(counts, least, offsets)
     np.cumsum(offsets, out=offsets)
     size = int(offsets[-1])
+    if most is not None and size > most:
+        return None
     cells = Supported(
         offsets,
         np.empty(size, np.int32),
