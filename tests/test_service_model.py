@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 import redis
 from safetensors.numpy import load_file
@@ -95,6 +96,19 @@ def test_the_matching_by_decoders_is_the_dense_assignment_of_folded_decoder_rows
     assert all(item["data_free"] == best.get(item["up"]) for item in answer["items"])
     agreed = [item["data_free"] == item["down"] for item in answer["items"] if item["data_free"]]
     assert answer["agreement"] == {"both": len(agreed), "same": sum(agreed), "share": pytest.approx(np.mean(agreed))}
+
+
+def test_the_counting_gives_way_to_what_readers_wait_for(service: Service) -> None:
+    engine = service.child("engine.main")
+    assert engine is not None and service.process is not None
+    own = psutil.Process(service.process.pid).nice()
+    # Behind the name, which may hold anything: state is the first field, niceness the 17th (proc(5)).
+    nice = {
+        int(task.name): int((task / "stat").read_text().rsplit(")", 1)[1].split()[16])
+        for task in Path(f"/proc/{engine.pid}/task").iterdir()
+    }
+    assert nice[engine.pid] > own
+    assert list(nice.values()).count(own) >= 3, "publishing, live questions, ingest"
 
 
 def test_wiping_redis_under_the_running_engine_brings_every_view_back(service: Service) -> None:
