@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -114,8 +115,7 @@ class Loop:
         self.ingest.start()
         self.live.start()
         self.publishing.start()
-        # This thread, and those that it starts from now on: those above come first where there are not enough cores.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
+        _give_way_to(self.ingest, self.live, self.publishing)
         try:
             while not self.stop.is_set():
                 self.ingest.check()
@@ -330,3 +330,15 @@ class Loop:
             calibration=self.calibration,
             publish_interval=self.publishing.interval,
         )
+
+
+def _give_way_to(*threads: threading.Thread) -> None:
+    """Where there are not enough cores, these threads come before all others of the process, those of the forward pass too."""
+    if sys.platform != "linux":  # elsewhere a thread has no niceness of its own
+        return
+    niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS
+    for thread in {int(name) for name in os.listdir("/proc/self/task")} - {thread.native_id for thread in threads}:
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        except ProcessLookupError:  # it has ended since
+            continue

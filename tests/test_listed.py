@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kernels import RANKED, BestCells, Features, Separators, bounds, listed_cells, supported_cells
+from kernels.cpu import separators
 from kernels.cpu.bounds import log_half
-from kernels.cpu.separators import _weigh
 from kernels.tables import zero_tables
 
 RATIOS = ("jaccard", "sufficiency", "necessity")
@@ -161,6 +161,20 @@ def test_tables_that_would_be_misread_are_refused(change: dict, message: str) ->
         supported_cells(**(table | change))
 
 
+@pytest.mark.parametrize("n", range(1, 12))
+def test_a_line_is_parted_within_its_own_space_whatever_parted_it_before(n: int) -> None:
+    random, space = np.random.default_rng(n), np.empty(40)
+    for k in range(1, 14):
+        for separator in (-np.inf, *random.normal(size=8), np.inf):
+            scores, marks = random.normal(size=n).round(1), np.zeros(n, bool)
+            scores[random.random(n) < 0.2] = np.nan
+            space[:] = 7.0
+            separators.part(scores, k, separator, marks, space[:n])
+            best = np.argsort(-np.nan_to_num(scores, nan=-9.0), kind="stable")[: min(k, int((~np.isnan(scores)).sum()))]
+            assert set(np.flatnonzero(marks)) == set(best.tolist())
+            assert (space[n:] == 7.0).all()
+
+
 def test_no_cell_is_put_aside_unweighed_whose_bound_is_above() -> None:
     random = np.random.default_rng(11)
     space, which = np.empty((4, 4_000)), np.empty(4_000, np.int64)
@@ -171,6 +185,6 @@ def test_no_cell_is_put_aside_unweighed_whose_bound_is_above() -> None:
         lower, _ = bounds(successes, trials, deff)
         half = np.array([log_half(x) for x in successes / deff])
         for least in (0.0, *np.quantile(lower, (0.05, 0.5, 0.95, 0.999)), 0.9, 1.0 - 1e-9):
-            size = _weigh(successes, trials, deff, half, least, space, which)
+            size = separators._weigh(successes, trials, deff, half, least, space, which)
             assert set(np.flatnonzero(lower > least)) <= set(which[:size].tolist())
         assert size < 4_000

@@ -24,7 +24,7 @@ from engine.counts.state import State
 from engine.demo import text
 from engine.demo.text import CORPORA, sample_documents
 from engine.encoder.description import RunDescription
-from tests.service import Service, eventually, serving
+from tests.service import THREADS, Service, eventually, serving
 
 DEMO = Path(text.__file__).parent
 TEXT = {corpus: [row.text for row in sample_documents() if row.package == corpus] for corpus in CORPORA}
@@ -108,6 +108,7 @@ def test_the_counting_gives_way_to_what_readers_wait_for(service: Service) -> No
         for task in Path(f"/proc/{engine.pid}/task").iterdir()
     }
     assert nice[engine.pid] > own
+    assert list(nice.values()).count(nice[engine.pid]) >= THREADS, "those of the forward pass"
     assert list(nice.values()).count(own) >= 3, "publishing, live questions, ingest"
 
 

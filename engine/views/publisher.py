@@ -228,8 +228,7 @@ class Publisher:
 
         def beat() -> None:
             nonlocal status
-            if self.abandon.is_set():
-                raise Abandoned
+            self._go_on()
             if (newest := newer()) is not None:
                 status = newest
                 names = [keys.marker, keys.status, keys.convergence, keys.uploads]
@@ -297,7 +296,12 @@ class Publisher:
             written += self._write_chunk(keys, values)
         return told, written
 
+    def _go_on(self) -> None:
+        if self.abandon.is_set():
+            raise Abandoned
+
     def _write_chunk(self, keys: list[str], values: list[bytes]) -> int:
+        self._go_on()
         self._require(self._write(keys=[self.keys.marker, self.keys.snapshot, *keys], args=[str(self._epoch), *values]))
         return sum(map(len, values))
 

@@ -48,7 +48,7 @@ class Publishing(threading.Thread):
     """Writes moments and heartbeats.
 
     Attributes:
-        interval: seconds from one snapshot to the next while text is being counted, after what the last one cost.
+        interval: seconds from one snapshot to the next while text is being counted, after what the last few cost.
     """
 
     def __init__(self, publisher: Publisher, least: float, threads: int) -> None:

@@ -107,6 +107,7 @@ def take_cells(table: JointTable, min_support: int, room: int, cosines: np.ndarr
             return None
         parts.append(cells)
     taken = PairCells(*map(np.concatenate, zip(*parts, strict=True)))
+    del parts
     if isinstance(table, PairTable):
         return _row_by_row(taken, table.size[0], cosines)
     return Bounded(taken, (table.unlisted(downstream=True), table.unlisted(downstream=False)))

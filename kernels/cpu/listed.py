@@ -12,7 +12,7 @@
 4. A lower bound takes 0.2 µs and a comparison with a given number a tenth of that (`evidence`), so lists by lower bound are
    parted by comparisons alone.
 
-`BestCells` finds the same, in order and in any number of calls, 5 to 8 times as slowly: for tables too large to be taken apart.
+`BestCells` finds the same, in order and in any number of calls, 5 to 8 times as slowly: for tables of which no copy is made.
 """
 
 from __future__ import annotations

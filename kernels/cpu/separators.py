@@ -49,6 +49,9 @@ def part(scores, k, separator, marks, space):
     Returns:
         A number that no other score reaches; −inf where all are marked.
     """
+    if len(scores) <= k:
+        _mark_from(scores, -np.inf, marks)
+        return -np.inf
     above = count_from(scores, separator)
     if above == k:
         _mark_from(scores, separator, marks)
