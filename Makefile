@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+WARM := $(VENV)/warm
 ARGS ?=
 
 .PHONY: install run test lint format bench faults plots screenshots browser clean
 .DEFAULT_GOAL := run
 
-install: $(STAMP)
+install: $(STAMP) $(WARM)
 
 # torch first and pinned: asked for by another package, pip takes the newest release instead.
 $(STAMP): pyproject.toml constraints.txt
@@ -18,6 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Compiled kernels are kept until one of their sources changes; the first snapshot after an update would wait half a minute for them.
+$(WARM): $(STAMP) $(wildcard kernels/*.py kernels/cpu/*.py)
 	$(BIN)/python -m kernels.warm
 	@touch $@
 
