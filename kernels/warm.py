@@ -85,8 +85,7 @@ def warm() -> None:
         counts, products = zero_tables(3, 3)
         counts += 1
         cells = supported_cells(counts.to(count_type).numpy(), products.numpy(), 1, np.zeros((3, 3), np.float32))
-        if cells is not None:
-            listed_cells(cells, three, three, 1, RANKED, 1)
+        listed_cells(cells, three, three, 1, RANKED, 1)
     bounds(cell, cell, 1.0)
     pearson_bounds(np.zeros(1), np.zeros(1))
     lists = StrongestLists.empty(3, 1)

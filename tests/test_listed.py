@@ -70,7 +70,6 @@ class Growing:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The same by `listed_cells`."""
         cells = supported_cells(self.counts, self.products, least, self.cosines)
-        assert cells is not None
         row = np.repeat(np.arange(len(self.counts)), np.diff(cells.offsets))
         marks = []
         for side, found in enumerate(listed_cells(cells, *self.features(), self.tokens, measures, k, by_bin, kept)):

@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -85,6 +85,14 @@ class Listed(NamedTuple):
         _fill(self.cells, columns, (fields[0], fields[1], fields[2], fields[3]))
 
 
+@overload
+def supported_cells(
+    counts: np.ndarray, products: np.ndarray, least: int, cosines: np.ndarray | None = None, most: None = None
+) -> Supported: ...
+@overload
+def supported_cells(
+    counts: np.ndarray, products: np.ndarray, least: int, cosines: np.ndarray | None, most: int
+) -> Supported | None: ...
 def supported_cells(
     counts: np.ndarray, products: np.ndarray, least: int, cosines: np.ndarray | None = None, most: int | None = None
 ) -> Supported | None:
