@@ -219,9 +219,9 @@ class Loop:
             return NextSegment(self.cursor.segment + 1, None)
         return NextSegment(self.cursor.segment, self.state.tokens)
 
-    def recovering(self) -> bool:
-        """Whether less is counted than was before the engine was stopped."""
-        return self.replay is not None and self.replay.goes_on(self.state.tokens, self.cursor)
+    def recovering(self, *, idle: bool = False) -> bool:
+        """Whether less is counted than was before the engine was stopped; `idle` where the log is counted whole."""
+        return self.replay is not None and self.replay.goes_on(self.state.tokens, self.cursor, idle=idle)
 
     def between(self) -> None:
         """What happens between two micro-batches, when it is due."""
@@ -238,7 +238,7 @@ class Loop:
 
     def idle(self) -> None:
         """Nothing to count: publish what was counted last, save it, and wait for text or a question."""
-        if self.recovering() and not self.uploads.all_sealed():  # a part of the log was lost and is not sealed again yet
+        if self.recovering(idle=True) and not self.uploads.all_sealed():  # a part of the log was lost and is not sealed again yet
             if time.monotonic() >= self._beat_at:
                 self.beat("recovering")
         elif self.publishing.due(idle=True):

@@ -114,9 +114,14 @@ class Replay:
         self._standing, self._segment = standing, sealed - AHEAD
         self._over = False
 
-    def goes_on(self, tokens: int, cursor: Cursor) -> bool:
-        """Whether less is counted than was."""
-        if not self._over and tokens >= self._standing and cursor.segment >= self._segment:
+    def goes_on(self, tokens: int, cursor: Cursor, *, idle: bool = False) -> bool:
+        """Whether less is counted than was.
+
+        As many tokens are not enough until the log is counted whole (`idle`): with the last of them the end of their segment may
+        have been told as well, its uploads as counted.
+        """
+        enough = tokens > self._standing or (idle and tokens == self._standing)
+        if not self._over and enough and cursor.segment >= self._segment:
             self.end(tokens)
         return not self._over
 

@@ -310,7 +310,10 @@ def test_thresholds_and_int64_tables_are_read_as_they_are(rig: Rig) -> None:
 
 
 def test_what_can_not_be_answered_in_time_at_the_pace_of_late_is_refused_at_once(rig: Rig, state: State) -> None:
+    waiting: list[int] = []
+
     def slowly(positions: Sequence[int]) -> Iterator[Found]:
+        waiting.append(queries.waiting)
         time.sleep(0.3)  # so that all forty have come before the first of them are late, on a busy machine too
         yield from windows_of(positions)
 
@@ -318,12 +321,14 @@ def test_what_can_not_be_answered_in_time_at_the_pace_of_late_is_refused_at_once
         return await views.contexts([(0, 1)], 1)
 
     async def crowd(views: Views) -> list[object]:
-        asked = [views.contexts([(0, feature)], 1, timeout=3.0) for feature in range(40)]
+        # All of a feature that has contexts: what needs no encoder is answered at once, and the pace with it.
+        asked = [views.contexts([(0, 1)], 1, timeout=3.0) for _ in range(40)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
     with answering(rig, state) as queries, main_loop(queries, slowly):
         for _ in range(5):
             rig.read(one)
+        assert waiting == [1] * 5  # who is being answered waits too, for whoever comes next
         found = rig.read(crowd)
         refused = [answer for answer in found if isinstance(answer, TooMany)]
         assert len(refused) > 10 and all("wait for the engine's turn" in error.message for error in refused)

@@ -161,7 +161,7 @@ class LiveQueries(threading.Thread):
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for the main loop, those begun included."""
+        """Requests that wait for the main loop, those begun included, also the one that it is at."""
         return self.pending.qsize() + len(self._open)
 
     def wait(self, seconds: float) -> None:
@@ -185,17 +185,19 @@ class LiveQueries(threading.Thread):
                 self._open.append((envelope, begin(windows)))
             if not self._open:
                 break
-            envelope, steps = self._open.popleft()
+            envelope, steps = self._open[0]  # where it counts as waiting until it is answered
             if envelope.deadline <= time.monotonic():
                 self._waiting_prompts.discard(envelope.id)
+                self._open.popleft()
                 continue
             if self._answer(envelope, lambda steps=steps: next(steps)):
                 self._waiting_prompts.discard(envelope.id)
                 answered += 1
                 now = time.monotonic()
                 self._pace, self._since = 0.7 * self._pace + 0.3 * (now - self._since), now
+                self._open.popleft()
             else:
-                self._open.append((envelope, steps))
+                self._open.rotate(-1)
             if time.monotonic() >= until:
                 break
         if self._open:
