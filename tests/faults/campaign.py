@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 import pytest
 
+from engine.corpus.segment_file import segment_path
 from engine.counts.checkpoint import Checkpoints, Loaded
 from engine.counts.pairs import PairTable
 from engine.counts.state import State
@@ -436,8 +437,11 @@ class Campaign:
         if not status["checkpoint"] or status["checkpoint"]["tokens"] != tokens:
             return None
         loaded = last_saved(self.service.data_dir)
-        # Sums over documents are made where a segment ends.
-        return loaded.state if loaded is not None and loaded.state.tokens == tokens and not loaded.cursor.units else None
+        if loaded is None or loaded.state.tokens != tokens:
+            return None
+        # What is made where a segment ends must be in it, also where one of empty documents follows that adds no token.
+        whole = not segment_path(self.service.data_dir / "log", loaded.cursor.segment).exists()
+        return loaded.state if whole else None
 
     def _send_again(self) -> None:
         """What was acknowledged is sent again: nothing happens. The same key with other content is refused."""
