@@ -104,7 +104,7 @@ def check_alpha(alpha: float) -> None:
 
 
 def _check_each(name: str, values: np.ndarray, right: np.ndarray, wanted: str) -> None:
-    if not np.all(right):
+    if not right.all():
         raise ValueError(f"{name} holds {values[~right].reshape(-1)[0]}, every one must be {wanted}")
 
 

@@ -303,22 +303,20 @@ def neighbors(
     errors = np.concatenate([table.errors for table in tables] or [np.empty(0, np.int64)])
     supported = rows["joint"] >= min_support
     layers, rows, errors = layers[supported], rows[supported], errors[supported]
-    lower = upper = scores = np.full(len(rows), np.nan)
-    if len(rows):
-        counts = pair_counts(own, rows, snapshot.tokens, direction, errors)
-        scores = np.broadcast_to(estimates_at_once(counts, [measure])[measure], rows.shape)
-        if measure in INTERVAL_MEASURES:
-            rates = np.fmax(rows["rate_effect"], own.rate_effect)
-            lower, upper = tempered_bounds(measure, counts, rows["effect"], rates)
+    counts = pair_counts(own, rows, snapshot.tokens, direction, errors)
+    scores = estimates_at_once(counts, [measure])[measure]
+    lower = upper = np.full(len(rows), np.nan)
+    if measure in INTERVAL_MEASURES:
+        lower, upper = tempered_bounds(measure, counts, rows["effect"], np.fmax(rows["rate_effect"], own.rate_effect))
     first = lower if rank == "lower" else scores
     order = np.lexsort((rows["index"], layers, -scores, -first))  # NaN sorts last
     best = order[np.isfinite(scores[order])][:k]
     chosen, own_count = rows[best], int(own.count)
-    values = estimates_at_once(pair_counts(own, chosen, snapshot.tokens, direction)) if len(chosen) else {}
-    columns = {key: [_number(value) for value in np.broadcast_to(values[key], chosen.shape).tolist()] for key in values}
+    values = estimates_at_once(pair_counts(own, chosen, snapshot.tokens, direction))
+    columns = {key: _numbers(column) for key, column in values.items()}
     watched = _watched(tables, layers[best], chosen["index"], measure)
     numbers = (layers[best], chosen["index"], chosen["count"], chosen["joint"], errors[best], lower[best], upper[best])
-    own_estimates = np.broadcast_to(values[measure], chosen.shape).tolist() if len(chosen) else []
+    estimates = values[measure].tolist()
     found = []
     for at, (layer, index, other, joint, error, low, high) in enumerate(zip(*(one.tolist() for one in numbers), strict=True)):
         up, down = (own_count, other) if direction == "downstream" else (other, own_count)
@@ -327,13 +325,14 @@ def neighbors(
             NeighborAnswer(
                 feature=f"{layer}:{index}",
                 counts=CountsAnswer(up=up, down=down, joint=joint, count_error=error),
-                estimate=own_estimates[at],
+                estimate=estimates[at],
                 measures={key: column[at] for key, column in columns.items()},
                 **{key: value for key, value in told.items() if key in _OF_NEIGHBOR},
             )
         )
+    effects = rows["effect"]
     standing = certify(
-        own, tables, rows, errors, best, snapshot.tokens, direction=direction, measure=measure, min_support=min_support, depth=depth
+        own, tables, counts, scores, effects, best, direction=direction, measure=measure, min_support=min_support, depth=depth
     )
     return NeighborsAnswer(
         feature=name(feature),
@@ -417,8 +416,11 @@ def _watched(
     """(layer, index) → interval of those of some neighbours that are watched."""
     found = {}
     for table in tables if measure in INTERVAL_MEASURES else ():
-        rows = table.intervals[np.isin(table.intervals["index"], indices[layers == table.layer])]
-        found |= zip(((table.layer, index) for index in rows["index"].tolist()), _intervals(rows, measure), strict=True)
+        listed = set(indices[layers == table.layer].tolist())
+        watched = table.intervals["index"].tolist()
+        places = [at for at, index in enumerate(watched) if index in listed]
+        keys = ((table.layer, watched[at]) for at in places)
+        found |= zip(keys, _intervals(table.intervals[places], measure), strict=True)
     return found
 
 
@@ -427,7 +429,12 @@ def _number(value: float | np.ndarray) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _short(value: float | np.ndarray) -> float | None:
-    """A float32 as the shortest decimal that is it."""
-    number = float(str(np.float32(value)))
+def _numbers(column: np.ndarray) -> list[float | None]:
+    """Of a column, as `_number`."""
+    return column.tolist() if np.isfinite(column).all() else [_number(value) for value in column.tolist()]
+
+
+def _short(value: np.float32) -> float | None:
+    """The shortest decimal that is it."""
+    number = float(str(value))
     return number if math.isfinite(number) else None

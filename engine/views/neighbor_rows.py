@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from engine.measures import PairCounts
-from engine.measures.at_once import estimates_at_once
 from engine.measures.bounds import tempered_bounds
 from engine.measures.convergence import HALF_MEASURES, certified_k, list_status, split_half_rbo
 from engine.views.records import Direction
@@ -73,10 +72,10 @@ class Standing(NamedTuple):
 def certify(
     own: OneSide,
     tables: Sequence[NeighborRows],
-    rows: np.ndarray,
-    errors: np.ndarray,
+    counts: PairCounts,
+    scores: np.ndarray,
+    effects: np.ndarray,
     best: np.ndarray,
-    tokens: int,
     *,
     direction: Direction,
     measure: str,
@@ -96,9 +95,8 @@ def certify(
     Args:
         own: counts of the feature.
         tables: the layers in that direction.
-        rows: the candidates with the support, `NEIGHBOR [n]`; errors: int64 `[n]`, what may be missing of their joint counts.
+        counts, scores, effects: `[n]` of the candidates with the support: counts, the measure, and design effects of their ratios.
         best: int `[k]`, the list: indices of candidates in the order of the ranking.
-        tokens: N.
         direction, measure, min_support: of the ranking.
         depth: the candidates hold so many best ones by the measure; None: all that have the support.
     """
@@ -112,20 +110,18 @@ def certify(
     if not len(best):
         return Standing("insufficient", 0, "nothing is listed")
     alpha = ALPHA / max(1, sum(table.features for table in tables))
-    counts = pair_counts(own, rows, tokens, direction, errors)
-    lower, upper = tempered_bounds(measure, counts, rows["effect"], np.full(len(rows), np.nan), alpha)
+    lower, upper = tempered_bounds(measure, counts, effects, np.full(len(scores), np.nan), alpha)
     if not np.isfinite(lower[best]).all():
         return Standing("insufficient", 0, "design effects are not known yet")
-    scores = estimates_at_once(counts, [measure])[measure]
-    effect = float(np.nanmax(rows["effect"]))
+    effect = float(np.nanmax(effects))
     missing = float(max((table.unlisted for table in tables), default=0))
     most = max(float(min_support - 1), missing) + missing
-    if depth is not None and len(rows) >= depth:
+    if depth is not None and len(scores) >= depth:
         last = float(np.sort(scores)[-depth])
         most = max(most, last * float(own.count) + (1.0 + last) * missing)
     trials = np.array([float(own.count)])
     rest_upper = float(bounds(np.minimum(most, trials), trials, effect, alpha)[1][0])
-    others = np.ones(len(rows), bool)
+    others = np.ones(len(scores), bool)
     others[best] = False
     rest_upper = max(rest_upper, float(upper[others].max(initial=-np.inf)))
     settled = int(certified_k(lower[best][None], upper[best][None], np.array([rest_upper]))[0])
