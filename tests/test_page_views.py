@@ -265,9 +265,12 @@ def test_a_click_expands_a_node_and_the_address_restores_all_of_it(sight: Sight,
 
 
 def state(page: Page) -> dict[str, Any]:
-    """Where everything stands: the transform of the nodes, and each node's own place."""
+    """Where everything stands once it is painted: the transform of the nodes, and each node's own place."""
     return page.evaluate(
-        """() => {
+        """async () => {
+          const frame = () => new Promise((done) => requestAnimationFrame(done));
+          await frame();  // what was asked for is painted in this one, unless the stage had no size before it
+          await frame();
           const { a, e, f } = new DOMMatrix(document.querySelector(".nodes").style.transform);
           const all = [...document.querySelectorAll(".node")];
           return {
@@ -297,7 +300,6 @@ def test_the_graph_pans_zooms_and_shows_all_by_pointer_wheel_and_buttons(sight: 
     graph(page)
 
     def look() -> list[float]:
-        page.wait_for_timeout(50)
         return state(page)["look"]
 
     fitted = look()
